@@ -1,0 +1,80 @@
+# Everything is set up by the targets themselves; `make help` lists them.
+#
+#   PYTHON=/path/to/python3   the interpreter at hand (default: python3)
+#   ONLY=3.9,3.15             only these interpreters of the matrix
+#   ARGS="..."                more arguments for the suite or the demo
+
+PYTHON ?= python3
+VENV ?= .venv
+ONLY ?=
+ARGS ?=
+
+SOURCES := $(shell find src -type f -not -name '*.pyc' -not -name '*.so' -not -path '*.egg-info/*' 2>/dev/null) \
+           pyproject.toml setup.py
+STAMPS := build/stamps
+# PyAudio is ported for the demo where the PortAudio headers are installed; the folder is named as by build.py.
+TAG := import sys, sysconfig as s; print("%d.%d.%d-" % sys.version_info[:3] + s.get_config_var("SOABI"))
+MATRIX = $(PYTHON) tools/matrix.py $(if $(ONLY),--only $(ONLY))
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all pyaudio stress explore sanitize measure lint clean distclean FORCE
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMPS)/demo ## native threads at the end of the process, old API and new side by side
+	@$(VENV)/bin/python examples/pyaudio/build.py --always --recompiled > build/stamps/pyaudio.log 2>&1 || true
+	@PEP788_DEMO_PYAUDIO=$(abspath build/pyaudio)/`$(VENV)/bin/python -c '$(TAG)'` $(VENV)/bin/pep788 demo $(ARGS)
+
+test: $(STAMPS)/test ## the tests on the interpreter at hand (minutes)
+	$(VENV)/bin/python -m pytest tests $(ARGS)
+
+test-all: $(STAMPS)/checked ## the tests on every interpreter, 3.9 to 3.15; makes the missing ones
+	@$(MATRIX) tests -- $(ARGS)
+
+pyaudio: $(STAMPS)/checked ## a real extension, ported and not, exiting in mid-stream on every interpreter
+	@$(MATRIX) pyaudio -- $(ARGS)
+
+stress: $(STAMPS)/checked ## initialize and finalize under fire, on every interpreter
+	@$(MATRIX) stress -- $(ARGS)
+
+explore: $(STAMPS)/test ## all interleavings of the guard and close state machine
+	$(VENV)/bin/python tests/explore/run.py $(ARGS)
+
+sanitize: $(STAMPS)/test ## the same code under the thread, address and undefined-behaviour sanitizers
+	$(VENV)/bin/python tests/sanitize/run.py $(ARGS)
+
+measure: $(STAMPS)/test ## cost of the import and of the exit, close latency, size of the header
+	@$(VENV)/bin/python tools/measure.py $(ARGS)
+
+lint: $(STAMPS)/dev ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+clean: ## delete what was built, except the Debian chroot and the downloads
+	@$(PYTHON) tools/interpreters.py clean
+	rm -rf $(VENV) dist src/*.egg-info
+	find src tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## delete everything that was built or downloaded
+	@$(PYTHON) tools/interpreters.py clean --all
+
+# One virtual environment for all; a stamp for each set of extras says that it is up to date.
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/dev: $(STAMPS)/python $(SOURCES) tools/setup_env.py
+	@$(PYTHON) tools/setup_env.py --venv $(VENV) $(patsubst %,--extra %,$(filter-out demo,$(notdir $@)))
+	@touch $@
+
+$(STAMPS)/checked: $(STAMPS)/python
+	@touch $@
+
+# Changes only when another PYTHON or VENV is asked for.
+$(STAMPS)/python: FORCE
+	@mkdir -p $(STAMPS)
+	@command -v $(firstword $(PYTHON)) >/dev/null 2>&1 || { \
+	    echo "make: $(PYTHON) was not found; install Python 3.9 or newer (Debian: apt install python3 python3-dev" \
+	         "python3-venv) or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' || { \
+	    echo "make: $(PYTHON) is too old or cannot be run; Python 3.9 or newer is needed:" \
+	         "make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; print(sys.executable, sys.version)' > $@.new
+	@echo $(abspath $(VENV)) `test -e $(VENV)/bin/python && echo there` >> $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@

@@ -1,0 +1,197 @@
+"""The ``pep788`` command: ``info``, ``vendor`` and ``demo``.
+
+Exit status: 0 done, 1 not done (the message says why), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import pathlib
+import platform
+import sys
+import sysconfig
+from typing import Any, Dict, List, Optional, Sequence
+
+import pep788
+from pep788 import vendor
+
+OK, FAILED, USAGE = 0, 1, 2
+
+DEMO_HELP = "show what happens to native threads at interpreter exit, old API and new"
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What ``pep788 info`` reports."""
+
+    interpreter: str
+    executable: str
+    package: str
+    header: str
+    include: str
+    extensions_use: str
+    modules: Dict[str, int]
+    guards: int
+
+    def as_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    def as_text(self) -> str:
+        rows = [
+            ("interpreter", f"{self.interpreter} ({self.executable})"),
+            ("pep788", f"{self.package}, header {self.header}"),
+            ("include path", self.include),
+            ("your extensions use", self.extensions_use),
+            ("open guards", str(self.guards)),
+        ]
+        lines = [f"{name + ':':21}{value}" for name, value in rows]
+        lines.append("modules with guards of this header in this process:")
+        lines += [f"  {name}: {_count(guards)} open" for name, guards in self.modules.items()]
+        return "\n".join(lines)
+
+
+def _count(guards: int) -> str:
+    return f"{guards} guard" if guards == 1 else f"{guards} guards"
+
+
+def _interpreter_name() -> str:
+    traits = []
+    if hasattr(sys, "gettotalrefcount"):
+        traits.append("debug build")
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        traits.append("free-threaded build")
+    name = f"{platform.python_implementation()} {platform.python_version()}"
+    return ", ".join([name, *traits])
+
+
+def _implementation_for_extensions() -> str:
+    if sys.version_info >= (3, 15):
+        return "the native API (the backport where PEP788_ALWAYS is defined)"
+    return "the backport"
+
+
+def collect_info() -> Info:
+    """Look at this process as it is."""
+    from pep788 import _core
+
+    modules: Dict[str, int] = {}
+    for name, guards in _core.modules():
+        modules[name] = modules.get(name, 0) + guards
+    return Info(
+        interpreter=_interpreter_name(),
+        executable=sys.executable or "embedded",
+        package=pep788.__version__,
+        header=_core.HEADER_VERSION,
+        include=pep788.get_include(),
+        extensions_use=_implementation_for_extensions(),
+        modules=modules,
+        guards=pep788.guard_count(),
+    )
+
+
+def _info(options: argparse.Namespace) -> int:
+    for name in options.modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            return _fail(f"{name} cannot be imported: {type(error).__name__}: {error}")
+    info = collect_info()
+    print(info.as_json() if options.json else info.as_text())
+    return OK
+
+
+def _vendor(options: argparse.Namespace) -> int:
+    source = pathlib.Path(pep788.get_include(), vendor.HEADER_NAME)
+    folder = pathlib.Path(options.folder)
+    try:
+        files = vendor.plan(source, folder)
+        if options.check:
+            return _report_check(files)
+        written = vendor.copy(files, options.force)
+    except (vendor.VendorError, OSError) as error:
+        return _fail(str(error))
+    for file in files:
+        verb = "wrote" if file in written else "up to date:"
+        print(f"{verb} {file.path}")
+    if written:
+        print(_next_steps(folder))
+    return OK
+
+
+def _report_check(files: List[vendor.File]) -> int:
+    for file in files:
+        print(f"{file.path}: {file.state.value}")
+    return OK if all(file.state is vendor.State.CURRENT for file in files) else FAILED
+
+
+def _next_steps(folder: pathlib.Path) -> str:
+    return (
+        "next:\n"
+        f"  1. commit both files and add {folder} to your include path\n"
+        f'  2. #include "{vendor.HEADER_NAME}" and call Pep788_Init() in your module\'s '
+        "init function\n"
+        f"  3. to update: upgrade pep788 and run `pep788 vendor {folder}` again"
+    )
+
+
+def _demo(argv: Sequence[str]) -> int:
+    try:
+        demo: Any = importlib.import_module("pep788.demo")
+    except ModuleNotFoundError as error:
+        if error.name != "pep788.demo":
+            raise
+        return _fail("the demo is not part of this installation; install pep788 from PyPI")
+    status = demo.main(list(argv))
+    return OK if status is None else int(status)
+
+
+def _fail(message: str) -> int:
+    print(f"pep788: {message}", file=sys.stderr)
+    return FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; the README's help text is printed by it and compared."""
+    parser = argparse.ArgumentParser(
+        prog="pep788",
+        description="PEP 788 for CPython 3.9-3.15: guards, views and safe attach.",
+        epilog="Exit status: 0 done, 1 not done, 2 wrong usage.",
+    )
+    parser.add_argument("--version", action="version", version=f"pep788 {pep788.__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    info = commands.add_parser(
+        "info",
+        help="show interpreter, header, include path, and who holds guards",
+        description="Show interpreter, header, include path, and the modules that registered.",
+    )
+    info.add_argument("modules", nargs="*", metavar="MODULE", help="import this module first")
+    info.add_argument("--json", action="store_true", help="print one JSON object")
+    info.set_defaults(run=_info)
+    copy = commands.add_parser(
+        "vendor",
+        help="copy pep788.h and its license into a folder of yours",
+        description="Copy pep788.h and its license (0BSD) into a folder, or update them there.",
+    )
+    copy.add_argument("folder", metavar="DIR", help="created if it does not exist")
+    how = copy.add_mutually_exclusive_group()
+    how.add_argument("--force", action="store_true", help="overwrite files that were changed there")
+    how.add_argument("--check", action="store_true", help="write nothing; 1 unless up to date")
+    copy.set_defaults(run=_vendor)
+    commands.add_parser("demo", help=DEMO_HELP, add_help=False)
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command; usage errors end in SystemExit(2) by argparse."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["demo"]:
+        return _demo(arguments[1:])  # all its options are its own, --help included
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return USAGE
+    return int(options.run(options))

@@ -1,0 +1,232 @@
+"""Live progress, the final table, and one line for each thing in it that needs a word."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from ._build import ALWAYS, NATIVE, NEW, OLD, RECOMPILED, Column
+from ._programs import Program
+from ._run import Cell, Run
+
+Cells = dict[tuple[str, str], Cell]
+
+GREEN, RED, YELLOW, DIM = "green", "red", "yellow", "dim"
+_ANSI = {GREEN: "32", RED: "31", YELLOW: "33", DIM: "2"}
+
+LEGEND = {
+    OLD.key: "PyGILState_Ensure/Release, as nearly all extensions have it today",
+    NEW.key: "PyThreadState_EnsureFromView/Release from pep788.h; NULL is a no, the thread goes on",
+    ALWAYS.key: "the same with PEP788_ALWAYS: the implementation of pep788.h, not the native one",
+    RECOMPILED.key: "the old source, built with -include pep788.h -DPEP788_REPLACE_GILSTATE",
+}
+
+
+def _rich(module: str) -> Any:
+    """A module of rich, or None: it is used when it is there, and never required."""
+    return importlib.import_module(f"rich.{module}") if importlib.util.find_spec("rich") else None
+
+
+def verdict(cell: Cell | None) -> tuple[str, str]:
+    """What the table shows in this cell, and in which colour."""
+    if cell is None:
+        return "not run", DIM
+    if cell.skipped:
+        return cell.skipped, DIM
+    if not cell.runs:
+        return "interrupted", DIM
+    parts = [f"{n} {name}" for name, n in cell.details("crash").most_common()]
+    parts += [f"{cell.count(outcome)} {word}" for outcome, word in _WORDS if cell.count(outcome)]
+    bad = any(cell.count(outcome) for outcome in ("crash", "hang", "lost", "error"))
+    colour = RED if bad else YELLOW if cell.count("parked") else GREEN
+    return ", ".join(parts) if len(parts) > 1 else f"all {parts[0]}", colour
+
+
+_WORDS = (
+    ("hang", "hang"),
+    ("error", "error"),
+    ("lost", "lost threads"),
+    ("parked", "parked threads"),
+    ("ok", "ok"),
+)
+
+KILLED = "exit status 0, but CPython ended native threads with pthread_exit"
+FROZEN = "exit status 0, but native threads stopped in the middle of a callback"
+PARKED = (
+    "native threads sleep in PyGILState_Ensure until the process ends, because it cannot say no: "
+    "nothing crashes or unwinds, but a library that joins them waits for ever"
+)
+UNWOUND = "CPython ended the thread with pthread_exit, and the unwinding met a noexcept C++ frame"
+CODE_STOPS = "the C code after the call never runs, and what it has locked stays locked"
+
+
+def explain(cell: Cell) -> list[tuple[str, str]]:
+    """A word of the table and what it stands for, for each kind of bad outcome of this cell."""
+    lines = [(run.detail, _crash(run)) for run in cell.runs if run.outcome == "crash"]
+    if cell.total("killed", "lost"):
+        lines.append(("lost threads", f"{KILLED}: {CODE_STOPS}"))
+    if cell.total("frozen", "lost"):
+        lines.append(("lost threads", f"{FROZEN}: {CODE_STOPS}"))
+    if cell.count("parked"):
+        lines.append(("parked threads", PARKED))
+    if cell.count("hang"):
+        lines.append(("hang", "the process did not end and was killed"))
+    lines += [("error", f"{run.detail}: {_last_words(run)}") for run in cell.runs if run.outcome == "error"]
+    return list(dict.fromkeys(lines))
+
+
+def _crash(run: Run) -> str:
+    fatal = [line for line in run.said.splitlines() if "Fatal Python error" in line]
+    if "terminate called" in run.said or "exception not rethrown" in run.said:
+        return UNWOUND
+    if fatal:
+        return fatal[0]
+    if run.detail in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL"):
+        return "a callback got into an interpreter that was being torn down, or was gone"
+    return _last_words(run)
+
+
+def _last_words(run: Run) -> str:
+    return run.said.splitlines()[-1] if run.said else "no message"
+
+
+# --- progress ------------------------------------------------------------------------------------
+
+
+class Progress:
+    """One line that moves on a terminal, one line a finished cell elsewhere."""
+
+    def __init__(self, total: int, stream: TextIO) -> None:
+        self._total, self._done, self._stream = total, 0, stream
+        self._live = stream.isatty()
+        self._bar: Any = None
+        self._task: Any = None
+        if self._live and (module := _rich("progress")) is not None:
+            console = _rich("console").Console(file=stream)
+            fields = (
+                "[progress.description]{task.description}",
+                module.BarColumn(),
+                "{task.completed}/{task.total}",
+            )
+            self._bar = module.Progress(*fields, module.TimeElapsedColumn(), console=console, transient=True)
+            self._task = self._bar.add_task("", total=total)
+            self._bar.start()
+
+    def say(self, what: str) -> None:
+        """What is going on now."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=what)
+        elif self._live:
+            self._stream.write(f"\r\x1b[K{self._done}/{self._total}  {what}")
+            self._stream.flush()
+
+    def step(self, what: str) -> None:
+        """One process has ended."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.advance(self._task)
+        self.say(what)
+
+    def finish(self, what: str) -> None:
+        """A cell is complete."""
+        if not self._live:
+            self._stream.write(what + "\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self._live:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
+# --- table ---------------------------------------------------------------------------------------
+
+
+def show(
+    programs: Sequence[Program],
+    columns: Sequence[Column],
+    cells: Cells,
+    title: str,
+    notes: list[str],
+) -> None:
+    """Print the table and what explains it to stdout."""
+    rows = [[verdict(cells.get((program.key, column.key))) for column in columns] for program in programs]
+    headings = ["program", *(column.title for column in columns)]
+    names = [program.title for program in programs]
+    table = _rich("table")
+    if table is not None and sys.stdout.isatty():
+        _show_rich(table, headings, names, rows, title)
+    else:
+        _show_plain(headings, names, rows, title)
+    _definitions("columns", [(column.title, _legend(column)) for column in columns])
+    bad = [line for program in programs for column in columns for line in _explained(cells, program, column)]
+    _definitions("what went wrong", list(dict.fromkeys(bad)))
+    for note in notes:
+        print(f"\n{note}")
+
+
+def _explained(cells: Cells, program: Program, column: Column) -> list[tuple[str, str]]:
+    cell = cells.get((program.key, column.key))
+    return explain(cell) if cell is not None else []
+
+
+def _definitions(heading: str, lines: list[tuple[str, str]]) -> None:
+    if not lines:
+        return
+    width = max(len(word) for word, _ in lines)
+    columns = max(60, shutil.get_terminal_size((110, 24)).columns)
+    print(f"\n{heading}:")
+    for word, meaning in lines:
+        first = f"  {word.ljust(width)}  "
+        print(textwrap.fill(meaning, columns, initial_indent=first, subsequent_indent=" " * len(first)))
+
+
+def _legend(column: Column) -> str:
+    return (
+        LEGEND[column.key].replace("from pep788.h", "from CPython itself") if column is NATIVE else LEGEND[column.key]
+    )
+
+
+def _show_rich(
+    module: Any,
+    headings: list[str],
+    names: list[str],
+    rows: list[list[tuple[str, str]]],
+    title: str,
+) -> None:
+    text = _rich("text").Text
+    table = module.Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading)
+    for name, row in zip(names, rows):
+        table.add_row(name, *(text(words, style=colour) for words, colour in row))
+    _rich("console").Console().print(table)
+
+
+def _show_plain(headings: list[str], names: list[str], rows: list[list[tuple[str, str]]], title: str) -> None:
+    colours = sys.stdout.isatty()
+    lines = [[(name, ""), *row] for name, row in zip(names, rows)]
+    widths = [
+        max(len(words) for words in column) for column in zip(headings, *([cell[0] for cell in line] for line in lines))
+    ]
+    print(title)
+    print("  ".join(heading.ljust(width) for heading, width in zip(headings, widths)).rstrip())
+    print("  ".join("-" * width for width in widths))
+    for line in lines:
+        print(
+            "  ".join(
+                _painted(words, width, colour if colours else "") for (words, colour), width in zip(line, widths)
+            ).rstrip()
+        )
+
+
+def _painted(words: str, width: int, colour: str) -> str:
+    padding = " " * (width - len(words))
+    return f"\x1b[{_ANSI[colour]}m{words}\x1b[0m{padding}" if colour else words + padding

@@ -1,0 +1,294 @@
+/* F11: an extension as people wrote them for twenty years. It knows nothing of pep788 and is not changed for it: the
+   test compiles it with `-include pep788.h -DPEP788_REPLACE_GILSTATE`. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifdef NDEBUG
+#  error "these tests need their assertions"
+#endif
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static int flags[16];
+
+static void
+say(const char *text)
+{
+    ssize_t done = write(1, text, strlen(text));
+    (void)done;
+}
+
+static void
+set_flag(int n)
+{
+    pthread_mutex_lock(&lock);
+    flags[n]++;
+    pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&lock);
+}
+
+static void
+wait_flag(int n)
+{
+    pthread_mutex_lock(&lock);
+    while (!flags[n]) {
+        pthread_cond_wait(&changed, &lock);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+/* 1 if the flag was set within the time */
+static int
+wait_flag_timed(int n, long milliseconds)
+{
+    struct timespec end;
+    int status = 0;
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_nsec += milliseconds * 1000000L;
+    end.tv_sec += end.tv_nsec / 1000000000L;
+    end.tv_nsec %= 1000000000L;
+    pthread_mutex_lock(&lock);
+    while (!flags[n] && status != ETIMEDOUT) {
+        status = pthread_cond_timedwait(&changed, &lock, &end);
+    }
+    int set = flags[n];
+    pthread_mutex_unlock(&lock);
+    return set;
+}
+
+static void
+call(PyObject *callable)
+{
+    PyObject *result = PyObject_CallObject(callable, NULL);
+    if (result == NULL) {
+        PyErr_WriteUnraisable(callable);
+    }
+    Py_XDECREF(result);
+}
+
+static void
+start(void *(*run)(void *), void *arg)
+{
+    pthread_t thread;
+    int failed = pthread_create(&thread, NULL, run, arg);
+    assert(!failed);
+    pthread_detach(thread);
+}
+
+/* callbacks(callable, threads): each native thread calls it for ever, without pause. Every call says "b" when it is
+   in and "e" when it is about to leave, so that a call that was cut short is seen. */
+static void *
+callback_loop(void *callable)
+{
+    for (;;) {
+        PyGILState_STATE state = PyGILState_Ensure();
+        say("b");
+        call((PyObject *)callable);
+        say("e");
+        PyGILState_Release(state);
+        set_flag(0);
+    }
+    return NULL;
+}
+
+static PyObject *
+callbacks(PyObject *self, PyObject *args)
+{
+    PyObject *callable;
+    int threads;
+    if (!PyArg_ParseTuple(args, "Oi", &callable, &threads)) {
+        return NULL;
+    }
+    Py_INCREF(callable);
+    for (int i = 0; i < threads; i++) {
+        start(callback_loop, callable);
+    }
+    Py_BEGIN_ALLOW_THREADS
+    wait_flag(0);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+/* one_call(callable): a single call on a native thread, which has begun when this returns */
+static void *
+one_call_run(void *callable)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    call((PyObject *)callable);
+    PyGILState_Release(state);
+    say("call finished\n");
+    return NULL;
+}
+
+static PyObject *
+one_call(PyObject *self, PyObject *callable)
+{
+    Py_INCREF(callable);
+    start(one_call_run, callable);
+    Py_RETURN_NONE;
+}
+
+/* late_caller(): a thread whose first call comes after Py_FinalizeEx. It must neither return nor die. */
+static void *
+late_run(void *unused)
+{
+    wait_flag(1);
+    set_flag(2);
+    PyGILState_STATE state = PyGILState_Ensure();
+    set_flag(3);
+    say("LATE CALLER GOT IN\n");
+    PyGILState_Release(state);
+    return NULL;
+}
+
+static void
+after_finalization(void)
+{
+    set_flag(1);
+    wait_flag(2);
+    if (!wait_flag_timed(3, 200)) {
+        say("parked\n");
+    }
+}
+
+static PyObject *
+late_caller(PyObject *self, PyObject *unused)
+{
+    start(late_run, NULL);
+    atexit(after_finalization);
+    Py_RETURN_NONE;
+}
+
+/* meanings(): what the functions say before, inside nested calls, and after; on a native thread */
+static void *
+meanings_run(void *out)
+{
+    char *text = (char *)out;
+    text += sprintf(text, "before %d;", PyGILState_GetThisThreadState() != NULL);
+    PyGILState_STATE outer = PyGILState_Ensure();
+    text += sprintf(text, "outer %s %d %d;", outer == PyGILState_LOCKED ? "locked" : "unlocked", PyGILState_Check(),
+                    PyGILState_GetThisThreadState() == PyThreadState_Get());
+    PyGILState_STATE inner = PyGILState_Ensure();
+    text += sprintf(text, "inner %s %d %d;", inner == PyGILState_LOCKED ? "locked" : "unlocked", PyGILState_Check(),
+                    PyGILState_GetThisThreadState() == PyThreadState_Get());
+    PyGILState_Release(inner);
+    text += sprintf(text, "outer again %d;", PyGILState_Check());
+    Py_BEGIN_ALLOW_THREADS
+    PyGILState_STATE nested = PyGILState_Ensure();
+    text += sprintf(text, "in ALLOW_THREADS %s %d;", nested == PyGILState_LOCKED ? "locked" : "unlocked",
+                    PyGILState_Check());
+    PyGILState_Release(nested);
+    Py_END_ALLOW_THREADS
+    PyGILState_Release(outer);
+    sprintf(text, "after %d", PyGILState_GetThisThreadState() != NULL);
+    return NULL;
+}
+
+static PyObject *
+meanings(PyObject *self, PyObject *unused)
+{
+    char text[400];
+    pthread_t thread;
+    Py_BEGIN_ALLOW_THREADS
+    int failed = pthread_create(&thread, NULL, meanings_run, text);
+    assert(!failed);
+    pthread_join(thread, NULL);
+    Py_END_ALLOW_THREADS
+    return PyUnicode_FromString(text);
+}
+
+/* here(callable): Ensure/Release around a call on the thread that calls it, attached already */
+static PyObject *
+here(PyObject *self, PyObject *callable)
+{
+    PyThreadState *before = PyThreadState_Get();
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyObject *result = PyObject_CallObject(callable, NULL);
+    PyGILState_Release(state);
+    assert(PyThreadState_Get() == before);
+    return result;
+}
+
+/* Sources take the functions' addresses, too. */
+static PyGILState_STATE (*ensure)(void) = PyGILState_Ensure;
+static void (*release)(PyGILState_STATE) = &PyGILState_Release;
+
+static void *
+pointers_run(void *callable)
+{
+    PyGILState_STATE state = ensure();
+    call((PyObject *)callable);
+    release(state);
+    return NULL;
+}
+
+static PyObject *
+by_pointers(PyObject *self, PyObject *callable)
+{
+    pthread_t thread;
+    Py_BEGIN_ALLOW_THREADS
+    int failed = pthread_create(&thread, NULL, pointers_run, callable);
+    assert(!failed);
+    pthread_join(thread, NULL);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+/* "#" formats are only right when PY_SSIZE_T_CLEAN was there for the first include of Python.h */
+static PyObject *
+length(PyObject *self, PyObject *args)
+{
+    const char *text;
+    Py_ssize_t size;
+    if (!PyArg_ParseTuple(args, "s#", &text, &size)) {
+        return NULL;
+    }
+    return Py_BuildValue("s#n", text, size, size);
+}
+
+static PyObject *
+set(PyObject *self, PyObject *n)
+{
+    set_flag((int)PyLong_AsLong(n));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+wait_for(PyObject *self, PyObject *n)
+{
+    int flag = (int)PyLong_AsLong(n);
+    Py_BEGIN_ALLOW_THREADS
+    wait_flag(flag);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"callbacks", callbacks, METH_VARARGS, NULL},
+    {"one_call", one_call, METH_O, NULL},
+    {"late_caller", late_caller, METH_NOARGS, NULL},
+    {"meanings", meanings, METH_NOARGS, NULL},
+    {"here", here, METH_O, NULL},
+    {"by_pointers", by_pointers, METH_O, NULL},
+    {"length", length, METH_VARARGS, NULL},
+    {"set", set, METH_O, NULL},
+    {"wait", wait_for, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "f_gilstate", NULL, -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC
+PyInit_f_gilstate(void)
+{
+    return PyModule_Create(&definition);
+}

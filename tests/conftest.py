@@ -1,0 +1,26 @@
+"""Makes `import support` work from every test directory and says which implementation is under test."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import platform
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+import support  # noqa: E402
+
+# A hang or crash of a child is a result here; a core file of each would fill the disk.
+if os.name == "posix":
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    which = "native" if support.NATIVE else "pep788.h (PEP788_ALWAYS)" if support.ALWAYS else "pep788.h"
+    build = ("debug " if support.DEBUG_BUILD else "") + ("free-threaded " if support.FREE_THREADED else "")
+    return f"under test: {which} on {build}{platform.python_implementation()} {platform.python_version()}"

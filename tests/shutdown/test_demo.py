@@ -1,0 +1,133 @@
+"""`pep788 demo`: its verdicts, its exit status, and that it can be interrupted.
+
+Run from the tree without the package around it, so that its extension module need not be built.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+from types import ModuleType
+from typing import Dict, Tuple
+
+import pytest
+import support
+
+DEMO = support.REPO / "src" / "pep788" / "demo"
+
+# The new API's names with the old API's behaviour: what the demo must not call green.
+FAKE_HEADER = """
+#include <Python.h>
+#define PyInterpreterView void
+#define PyThreadStateToken void
+#define PyInterpreterView_FromCurrent() ((void *)1)
+#define PyThreadState_EnsureFromView(view) ((void *)(intptr_t)(1 + (int)PyGILState_Ensure()))
+#define PyThreadState_Release(token) PyGILState_Release((PyGILState_STATE)((intptr_t)(token) - 1))
+#define Pep788_Init() 0
+"""
+
+
+@pytest.fixture
+def site(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A folder to put on the path, with the demo under a name of its own."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "demo_of_tree").symlink_to(DEMO)
+    return folder
+
+
+def demo(site: pathlib.Path, *arguments: str, **env: str) -> support.Result:
+    return support.run_child([sys.executable, "-m", "demo_of_tree", *arguments], path=[site], env=env, timeout=300)
+
+
+def test_demo_tells_old_from_new(site: pathlib.Path) -> None:
+    result = demo(site, "--only", "pool", "--runs", "3", "--json").check()
+    report = json.loads(result.out)
+    cells: Dict[str, Dict[str, object]] = report["programs"][0]["cells"]
+    assert report["ok"] and not report["interrupted"]
+    assert cells["new"]["ok"] == cells["new"]["runs"] == 3
+    assert cells["recompiled"]["ok"] + cells["recompiled"]["parked"] == 3  # type: ignore[operator]
+    assert cells["old"]["runs"] == 3 and cells["old"]["ok"] != 3, "the old API came through unharmed"
+    assert cells["new"]["threads"]["refused"], "nothing was in flight, so nothing is proved"  # type: ignore[index]
+
+
+def test_demo_is_not_green_by_construction(tmp_path: pathlib.Path) -> None:
+    package = tmp_path / "site" / "fake"
+    shutil.copytree(DEMO, package / "demo_of_tree")
+    (package / "include").mkdir()
+    (package / "include" / "pep788.h").write_text(FAKE_HEADER)
+    result = support.run_child(
+        [sys.executable, "-m", "demo_of_tree", "--only", "pool", "--runs", "3", "--json"], path=[package], timeout=300
+    ).check(1)
+    assert json.loads(result.out)["programs"][0]["cells"]["new"]["ok"] != 3
+
+
+def test_demo_without_a_compiler_says_what_to_install(site: pathlib.Path) -> None:
+    result = demo(site, "--only", "pool", PATH="/nonexistent", CC="", CXX="").check(2)
+    assert "no C compiler found" in result.err and "apt install gcc" in result.err
+
+
+@pytest.mark.parametrize("arguments", [["--runs", "0"], ["--runs", "x"], ["--timeout", "nan"], ["--only", "nothing"], ["x"]])
+def test_demo_refuses_bad_usage(site: pathlib.Path, arguments: Tuple[str, ...]) -> None:
+    assert "usage: pep788 demo" in demo(site, *arguments).check(2).err
+
+
+def test_demo_refuses_bad_environment(site: pathlib.Path) -> None:
+    assert "--runs" in demo(site, PEP788_DEMO_RUNS="many").check(2).err
+
+
+def test_demo_prints_the_table_so_far_on_ctrl_c(site: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    argv = [sys.executable, "-m", "demo_of_tree", "--only", "pool", "--runs", "20"]
+    env = dict(os.environ, PYTHONPATH=str(site), TMPDIR=str(scratch))
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            assert "C pthread pool | old API" in process.stderr.readline()  # the first cell is complete
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "(interrupted)" in out.splitlines()[0]
+    assert not list(scratch.iterdir()), "left its scratch folder behind"
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run_module() -> ModuleType:
+    sys.path.insert(0, str(DEMO))
+    try:
+        return importlib.import_module("_run")
+    finally:
+        sys.path.remove(str(DEMO))
+
+
+# asked, attached, back, refused, killed at the door, killed inside, finished
+VERDICTS = {
+    "all came back": (0, (9, 9, 9, 0, 0, 0, 1), ("ok", "")),
+    "refused": (0, (9, 7, 7, 2, 0, 0, 1), ("ok", "")),
+    "asleep at the door": (0, (9, 7, 7, 0, 0, 0, 1), ("parked", "")),
+    "asleep inside": (0, (9, 9, 8, 0, 0, 0, 1), ("lost", "")),
+    "killed at the door": (0, (9, 8, 8, 0, 1, 0, 1), ("lost", "")),
+    "killed inside": (0, (9, 9, 8, 0, 0, 1, 1), ("lost", "")),
+    "left early": (0, (9, 9, 9, 0, 0, 0, 0), ("error", "exit status 0, but before the end of the process")),
+    "signal": (-11, (9, 9, 9, 0, 0, 0, 0), ("crash", "SIGSEGV")),
+    "status": (3, (9, 9, 9, 0, 0, 0, 1), ("error", "exit status 3")),
+}
+
+
+@pytest.mark.parametrize("name", list(VERDICTS))
+def test_demo_verdicts(run_module: ModuleType, name: str) -> None:
+    status, counts, verdict = VERDICTS[name]
+    assert run_module.classify(status, False, run_module.Ledger(*counts)) == verdict
+    assert run_module.classify(status, True, run_module.Ledger(*counts)) == ("hang", "")

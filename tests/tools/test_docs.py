@@ -1,0 +1,141 @@
+"""The documentation: its examples compile and run, its links lead somewhere, its help text is the real one."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import sys
+import textwrap
+import xml.dom.minidom
+
+import pytest
+import support
+
+README = support.REPO / "README.md"
+PAGES = [README, support.REPO / "CHANGELOG.md", *sorted((support.REPO / "docs").glob("*.md"))]
+
+MODULE = """
+static PyMethodDef methods[] = {{"start", start, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "readme", NULL, -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit_readme(void)
+{
+    if (Pep788_Init() < 0)
+        return NULL;
+    return PyModule_Create(&definition);
+}
+"""
+
+
+def example(label: str) -> str:
+    """The code block of the README that is marked with this label."""
+    found = re.search(rf"<!-- test: {label}.*? -->\n```\w+\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert found, f"README has no block marked {label}"
+    return found.group(1)
+
+
+@pytest.fixture(scope="module")
+def readme_module(tmp_path_factory) -> pathlib.Path:
+    # A name of its own for each content: the build is cached by path and content.
+    source = support.BUILD / "readme" / "readme.c"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text(example("C") + MODULE)
+    return support.build_extension("readme", [source])
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_C_example_calls_back_and_ends(readme_module, threads):
+    for _ in range(support.tries(3)):
+        result = support.run_child(
+            f"""
+import readme, threading
+called = threading.Semaphore(0)
+def tick():
+    called.release()
+for _ in range({threads}):
+    readme.start(tick)
+for _ in range(100):
+    called.acquire()
+print("end", flush=True)
+""",
+            path=[readme_module],
+        ).check()
+        assert (result.out, result.err) == ("end\n", "")
+
+
+def test_C_example_is_short():
+    lines = [line for line in example("C").splitlines() if line.strip() and not line.startswith("#include")]
+    assert len(lines) <= 30
+
+
+def test_Python_example_never_leaves_half_a_job(package, tmp_path):
+    source, log = tmp_path / "example.py", tmp_path / "log"
+    source.write_text(example("Python"))
+    result = support.run_child([sys.executable, str(source), str(log)], path=[package]).check()
+    assert result.err == ""
+    lines = log.read_text().splitlines()
+    begun = [line.split()[1] for line in lines if line.startswith("begin")]
+    ended = [line.split()[1] for line in lines if line.startswith("end")]
+    assert begun == ended and 1 <= len(begun) < 100
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="argparse of 3.9 says 'optional arguments'")
+def test_help_in_the_README_is_the_real_one(package):
+    environment = {"COLUMNS": "80", "NO_COLOR": "1"}
+    result = support.run_child([sys.executable, "-m", "pep788", "--help"], path=[package], env=environment).check()
+    assert result.out == example("help")
+
+
+def anchors(page: pathlib.Path) -> set[str]:
+    """The names GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith("https://"):
+            continue
+        target, _, anchor = link.partition("#")
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), link
+        assert not anchor or anchor in anchors(file), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_no_machine(page):
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"/(root|work|home)/", text)
+    assert all(len(line) <= 120 or line.startswith(("|", "![")) for line in text.splitlines()), "wrap at 120 columns"
+
+
+def test_every_target_the_README_names_is_in_the_Makefile():
+    targets = re.findall(r"^([\w-]+):", (support.REPO / "Makefile").read_text(), re.MULTILINE)
+    named = re.findall(r"(?:\$ |`)make ([a-z-]+)", README.read_text(encoding="utf-8"))
+    assert named and set(named) <= set(targets)
+
+
+def test_picture_is_well_formed():
+    picture = xml.dom.minidom.parse(os.fspath(support.REPO / "docs" / "guard-life.svg"))
+    assert picture.documentElement.getAttribute("viewBox") and picture.getElementsByTagName("desc")
+
+
+def test_environment_variables_of_the_header_are_documented():
+    header = (support.INCLUDE / "pep788.h").read_text(encoding="utf-8")
+    readme = README.read_text(encoding="utf-8")
+    read_at_run_time = set(re.findall(r'"(PEP788_[A-Z_]+)"', header))
+    assert read_at_run_time
+    assert {name for name in read_at_run_time if name not in readme} == set()
+
+
+def test_license_texts_agree():
+    from_package = (support.REPO / "src" / "pep788" / "vendor.py").read_text(encoding="utf-8")
+    found = re.search(r'ZERO_BSD = """\\\n(.*?)"""', from_package, re.DOTALL)
+    assert found is not None
+    own = (support.REPO / "LICENSE").read_text(encoding="utf-8")
+    assert found.group(1) in own
+    words = textwrap.dedent(found.group(1)).split("hereby granted.")[1].split()
+    header = (support.INCLUDE / "pep788.h").read_text(encoding="utf-8")
+    assert " ".join(words) in " ".join(header.replace("*", " ").split())

@@ -1,0 +1,96 @@
+"""What `pip install pep788` gives: an sdist is built from a copy of the tree, a wheel from the sdist, and used."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import sys
+import sysconfig
+import tarfile
+import zipfile
+
+import pytest
+import support
+
+setuptools = pytest.importorskip("setuptools", minversion="77", reason="building needs setuptools 77")
+
+BUILD = "from setuptools import build_meta; import sys; print(getattr(build_meta, 'build_' + sys.argv[1])(sys.argv[2]))"
+COPIED = ["pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "docs", "src"]
+# What a user needs, whatever else is there.
+IN_WHEEL = {
+    "pep788/__init__.py",
+    "pep788/__main__.py",
+    "pep788/_core.pyi",
+    "pep788/cli.py",
+    "pep788/demo/__init__.py",
+    "pep788/include/pep788.h",
+    "pep788/py.typed",
+    "pep788/vendor.py",
+    "pep788/_core" + str(sysconfig.get_config_var("EXT_SUFFIX")),
+}
+IN_SDIST = {"README.md", "LICENSE", "pyproject.toml", "setup.py", "src/pep788/_core.c", "src/pep788/include/pep788.h"}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> pathlib.Path:
+    """A copy, because building writes into the tree."""
+    folder = tmp_path_factory.mktemp("tree")
+    ignore = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__", "*.egg-info")
+    for name in COPIED:
+        source = support.REPO / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=ignore)
+        else:
+            shutil.copy(source, folder)
+    return folder
+
+
+def build(tree: pathlib.Path, kind: str, folder: pathlib.Path) -> pathlib.Path:
+    code = f"import os; os.chdir({str(tree)!r})\n{BUILD}"
+    result = support.run_child(code, args=[kind, str(folder)], timeout=300).check()
+    return folder / result.lines()[-1]
+
+
+@pytest.fixture(scope="module")
+def sdist(tree, tmp_path_factory) -> pathlib.Path:
+    return build(tree, "sdist", tmp_path_factory.mktemp("sdist"))
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder / "unpacked", **safely)
+    (unpacked,) = (folder / "unpacked").iterdir()
+    return build(unpacked, "wheel", folder)
+
+
+def test_sdist_holds_what_a_build_needs(sdist):
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert names >= IN_SDIST, sorted(IN_SDIST - names)
+
+
+def test_wheel_holds_what_a_user_needs_and_no_sources(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert names >= IN_WHEEL, sorted(IN_WHEEL - names)
+    assert not [name for name in names if name.endswith("_core.c") or "__pycache__" in name]
+    assert [name for name in names if name.endswith("LICENSE")], "the license is missing"
+
+
+def test_wheel_works_where_it_is_installed(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    result = support.run_child([sys.executable, "-m", "pep788", "info", "--json"], path=[tmp_path]).check()
+    assert str(tmp_path) in result.out and '"pep788": 0' in result.out
+    code = "import pep788\nwith pep788.guard():\n    print(pep788.guard_count())"
+    assert support.run_child(code, path=[tmp_path]).check().out == "1\n"
+
+
+def test_wheel_needs_nothing_at_run_time_and_names_its_command(wheel):
+    archive = zipfile.ZipFile(wheel)
+    info = next(name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name)
+    metadata = archive.read(f"{info}/METADATA").decode()
+    required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
+    assert required == []
+    assert "pep788 = pep788.cli:main" in archive.read(f"{info}/entry_points.txt").decode()

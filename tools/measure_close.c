@@ -1,0 +1,81 @@
+/* For tools/measure.py: how long after the last Close does finalization go on? */
+
+#include <Python.h>
+#include <pep788.h>
+
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <time.h>
+
+static PyInterpreterGuard *held;
+static int64_t closed_at; /* published by Close itself, which the waiting thread synchronizes with */
+
+static int64_t
+now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+static void *
+hold(void *milliseconds)
+{
+    long wait = (long)(intptr_t)milliseconds;
+    struct timespec time = {wait / 1000, wait % 1000 * 1000000};
+    nanosleep(&time, NULL);
+    closed_at = now();
+    PyInterpreterGuard_Close(held);
+    return NULL;
+}
+
+/* Close a guard from a native thread, so many milliseconds from now. */
+static PyObject *
+start(PyObject *module, PyObject *milliseconds)
+{
+    pthread_t thread;
+    long wait = PyLong_AsLong(milliseconds);
+    if (wait == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    held = PyInterpreterGuard_FromCurrent();
+    if (held == NULL) {
+        return NULL;
+    }
+    if (pthread_create(&thread, NULL, hold, (void *)(intptr_t)wait) != 0) {
+        PyInterpreterGuard_Close(held);
+        return PyErr_NoMemory();
+    }
+    pthread_detach(thread);
+    Py_RETURN_NONE;
+}
+
+/* Called by the garbage collection that finalization starts with, once no guard is open. */
+static PyObject *
+report(PyObject *module, PyObject *unused)
+{
+    if (closed_at != 0) {
+        printf("%lld\n", (long long)(now() - closed_at));
+        fflush(stdout);
+        closed_at = 0;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"start", start, METH_O, NULL},
+    {"report", report, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "measure_close", .m_methods = methods};
+
+PyMODINIT_FUNC
+PyInit_measure_close(void)
+{
+    if (Pep788_Init() < 0) {
+        return NULL;
+    }
+    return PyModule_Create(&definition);
+}
