@@ -56,7 +56,7 @@ PIP_SETTINGS = frozenset(
     "index-url extra-index-url find-links trusted-host cert client-cert proxy timeout default-timeout retries "
     "no-index prefer-binary only-binary no-binary constraint".split()
 )
-CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "PIP_CLIENT_CERT")
+FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "PIP_CLIENT_CERT", "PIP_CONSTRAINT")
 
 
 class Chroot:
@@ -191,9 +191,11 @@ def environment() -> tuple[dict[str, str], list[Path]]:
     env["DEBIAN_FRONTEND"] = "noninteractive"
     settings, bound = pip_settings()
     env.update(settings)
-    for key in CERTIFICATES:
+    for key in FILES:
         if key in env:
-            env[key] = carried(Path(env[key]))
+            words = env[key].split() if key == "PIP_CONSTRAINT" else [env[key]]
+            copies = [carried(path) if (path := local_path(word)) else word for word in words]
+            env[key] = " ".join(filter(None, copies))
             if not env[key]:
                 del env[key]
     env["PIP_CONFIG_FILE"] = os.devnull
@@ -246,7 +248,7 @@ def usable(word: str) -> bool:
 
 
 def carried(path: Path) -> str:
-    """A copy of a certificate file of the host: the chroot has other contents at that path, or none."""
+    """A copy of a certificate or constraint file of the host: the chroot has other contents at that path, or none."""
     if not path.is_file():
         return ""
     copy = BUILD / "pip" / path.name

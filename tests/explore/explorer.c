@@ -400,8 +400,9 @@ static PyInterpreterState *PyInterpreterState_Get(void) { return (PyInterpreterS
 #define NOT_REACHED(text) (fprintf(stderr, "explorer: %s was reached\n", text), exit(2))
 static PyInterpreterState *pep788_main_interp(void) { return (PyInterpreterState *)shared_data->main.interp; }
 static PyThreadState *PyThreadState_Get(void) { NOT_REACHED("PyThreadState_Get"); return NULL; }
+static unsigned long PyThread_get_thread_ident(void) { return (unsigned long)(me - arena.thread) + 1; }
 static PyThreadState *PyGILState_GetThisThreadState(void) { return NULL; }
-static PyThreadState *PyThreadState_New(PyInterpreterState *i) { (void)i; NOT_REACHED("New"); return NULL; }
+static PyThreadState *pep788_new_state(PyInterpreterState *i) { (void)i; NOT_REACHED("new_state"); return NULL; }
 static PyThreadState *PyThreadState_Swap(PyThreadState *t) { NOT_REACHED("Swap"); return t; }
 static void PyThreadState_Clear(PyThreadState *t) { (void)t; }
 static void PyThreadState_Delete(PyThreadState *t) { (void)t; }

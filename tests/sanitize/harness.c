@@ -194,7 +194,7 @@ static int Py_MakePendingCalls(void);
 static unsigned long PyThread_get_thread_ident(void) { return (unsigned long)pthread_self(); }
 static PyThreadState *PyThreadState_Get(void) { fail("PyThreadState_Get was reached"); return NULL; }
 static PyThreadState *PyGILState_GetThisThreadState(void) { return NULL; }
-static PyThreadState *PyThreadState_New(PyInterpreterState *interp) { (void)interp; return NULL; }
+static PyThreadState *pep788_new_state(PyInterpreterState *interp) { (void)interp; return NULL; }
 static PyThreadState *PyThreadState_Swap(PyThreadState *tstate) { return tstate; }
 static void PyThreadState_Clear(PyThreadState *tstate) { (void)tstate; }
 static void PyThreadState_Delete(PyThreadState *tstate) { (void)tstate; }
