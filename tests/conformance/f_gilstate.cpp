@@ -2,6 +2,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -42,6 +43,10 @@ loop(PyObject *callable) noexcept
             Py_XDECREF(result);
         }
         unwound.done = true;
+#ifdef PACED
+        // Native guards taken again at once would keep finalization waiting (F9).
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+#endif
     }
 }
 

@@ -74,7 +74,12 @@ def test_F11_the_exit_status_is_the_programs(path) -> None:
 
 def test_F11_late_callers_in_cpp_are_not_unwound() -> None:
     path = support.build_extension(
-        "f_gilstate_cpp", [HERE / "f_gilstate.cpp"], language="c++", std="c++14", extra=RECOMPILED
+        "f_gilstate_cpp",
+        [HERE / "f_gilstate.cpp"],
+        language="c++",
+        std="c++14",
+        defines=["PACED"] * support.NATIVE,
+        extra=RECOMPILED,
     )
     for _ in range(support.tries(5)):
         code = "import f_gilstate_cpp as m\nm.callbacks(lambda: None)\nsum(range(100000))"

@@ -981,6 +981,7 @@ typedef struct {
     PyThreadStateToken *(*ensure)(PyInterpreterGuard *);
     PyThreadStateToken *(*ensure_from_view)(PyInterpreterView *);
     void (*release)(PyThreadStateToken *);
+    int (*is_finalizing)(void);
 #endif
 } pep788_copy;
 
@@ -1072,6 +1073,7 @@ static inline void pep788_look_up(void)
     PEP788_LOOK_UP(ensure, "PyThreadState_Ensure");
     PEP788_LOOK_UP(ensure_from_view, "PyThreadState_EnsureFromView");
     PEP788_LOOK_UP(release, "PyThreadState_Release");
+    PEP788_LOOK_UP(is_finalizing, "Py_IsFinalizing");   /* 3.13, so there with the rest */
 #endif
     pep788_store_release(&pep788_shared.symbols, (pep788_word)2);
 }
@@ -2952,8 +2954,12 @@ static inline Pep788_Failure Pep788_LastFailure(void)
         return pep788_tls.failure;
     }
 #endif
-#if PEP788_NATIVE || PEP788_LATE_NATIVE
-    return Py_IsInitialized() ? PEP788_FINALIZING : PEP788_NOT_INITIALIZED;
+    /* Py_IsInitialized() turns 0 when finalization passes the flag. */
+#if PEP788_NATIVE
+    return Py_IsInitialized() || Py_IsFinalizing() ? PEP788_FINALIZING : PEP788_NOT_INITIALIZED;
+#elif PEP788_LATE_NATIVE
+    return Py_IsInitialized() || pep788_shared.is_finalizing() ? PEP788_FINALIZING
+                                                               : PEP788_NOT_INITIALIZED;
 #endif
 }
 
