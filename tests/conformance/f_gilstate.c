@@ -84,8 +84,9 @@ start(void *(*run)(void *), void *arg)
     pthread_detach(thread);
 }
 
-/* callbacks(callable, threads): each native thread calls it for ever, without pause. Every call says "b" when it is
-   in and "e" when it is about to leave, so that a call that was cut short is seen. */
+/* callbacks(callable, threads): each native thread calls it for ever, without pause unless PACED: native guards taken
+   again at once would keep finalization waiting (F9). Every call says "b" when it is in and "e" when it is about to
+   leave, so that a call that was cut short is seen. */
 static void *
 callback_loop(void *callable)
 {
@@ -96,6 +97,9 @@ callback_loop(void *callable)
         say("e");
         PyGILState_Release(state);
         set_flag(0);
+#ifdef PACED
+        usleep(1000);
+#endif
     }
     return NULL;
 }

@@ -15,6 +15,8 @@ RECOMPILED = ["-include", "pep788.h", "-DPEP788_REPLACE_GILSTATE"]
 if sys.version_info < (3, 10):
     # Before bpo-40943 a source may do without it, and only its author knows. "=": the source has its own definition.
     RECOMPILED.append("-DPY_SSIZE_T_CLEAN=")
+if support.NATIVE:
+    RECOMPILED.append("-DPACED")
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +76,7 @@ def test_F11_the_exit_status_is_the_programs(path) -> None:
 
 def test_F11_late_callers_in_cpp_are_not_unwound() -> None:
     path = support.build_extension(
-        "f_gilstate_cpp",
-        [HERE / "f_gilstate.cpp"],
-        language="c++",
-        std="c++14",
-        defines=["PACED"] * support.NATIVE,
-        extra=RECOMPILED,
+        "f_gilstate_cpp", [HERE / "f_gilstate.cpp"], language="c++", std="c++14", extra=RECOMPILED
     )
     for _ in range(support.tries(5)):
         code = "import f_gilstate_cpp as m\nm.callbacks(lambda: None)\nsum(range(100000))"

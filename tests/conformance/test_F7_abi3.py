@@ -172,8 +172,9 @@ def test_F7_beside_a_module_that_is_not_abi3(path) -> None:
     code = """
     import f_probe
     assert f_probe.native == NATIVE
-    first, second = m.guard(), f_probe.guard()
-    t = m.thread(("set", 1), ("wait", 2), ("linger", 50), ("close", second), ("write", "closed\\n"))
+    first, second, third = m.guard(), f_probe.guard(), m.guard()  # the third: until it is written
+    m.thread(
+        ("set", 1), ("wait", 2), ("linger", 50), ("close", second), ("write", "closed\\n"), ("close", third))
     m.wait(1)
     f_probe.thread(("ensure", first), ("call", lambda: True), ("release", "r0"), ("set", 1), ("wait", 2), ("close", first))
     f_probe.wait(1)

@@ -7,6 +7,7 @@ import os
 import pathlib
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -94,7 +95,7 @@ def build_module(source: str, column: Column, target: pathlib.Path) -> str | Non
     command += [f"-I{folder}" for folder in [INCLUDE, *_python_includes()]]
     command += [str(PROGRAMS / source), "-o", str(target / f"program{suffix}")]
     command += ["-lrt"] if sys.platform.startswith("linux") else []  # glibc before 2.34 has timer_create there
-    return _compile(command)
+    return _compile(command, target)
 
 
 def build_preload(source: str, target: pathlib.Path) -> str | None:
@@ -106,7 +107,7 @@ def build_preload(source: str, target: pathlib.Path) -> str | None:
         f"-I{PROGRAMS}",
         str(PROGRAMS / source),
     ]
-    return _compile([*command, "-o", str(target / "preload.so"), "-ldl"])
+    return _compile([*command, "-o", str(target / "preload.so"), "-ldl"], target)
 
 
 def _shared_flags() -> list[str]:
@@ -119,9 +120,26 @@ def _python_includes() -> list[pathlib.Path]:
     return found[:1] if found[0] == found[1] else found
 
 
-def _compile(command: list[str]) -> str | None:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    if done.returncode == 0:
+def _compile(command: list[str], target: pathlib.Path) -> str | None:
+    """Compile; what the compiler leaves when it is interrupted is in `target`."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "TMPDIR": str(target)},
+        start_new_session=True,
+        text=True,
+        errors="replace",
+    )
+    try:
+        output, _ = process.communicate()
+    except BaseException:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)  # the driver alone would leave the passes it started
+            process.wait()
+        raise
+    if process.returncode == 0:
         return None
-    errors = [line for line in done.stdout.splitlines() if "error" in line] or done.stdout.splitlines()
+    errors = [line for line in output.splitlines() if "error" in line] or output.splitlines()
     return "\n".join([shlex.join(command), *(f"  {line}" for line in errors[:5])])
