@@ -65,7 +65,7 @@ typedef enum { PEP788_NOT_FINAL, PEP788_PERHAPS, PEP788_FINAL } pep788_end;
 typedef enum {
     PEP788_OK, PEP788_NOT_INITIALIZED, PEP788_FINALIZING, PEP788_GONE, PEP788_NO_MEMORY
 } Pep788_Failure;
-typedef struct { unsigned depth, shard; Pep788_Failure failure; } tls_t;
+typedef struct { unsigned everywhere, shard; Pep788_Failure failure; } tls_t;
 
 typedef struct wake_lock {
     pthread_mutex_t mutex;
@@ -78,12 +78,13 @@ enum { WAIT_LOCK = 1, PY_LOCK_FAILURE = 0, PY_LOCK_ACQUIRED = 1 };
 static struct {
     pep788_record main;
     pep788_ops ops;
-    pep788_word subs, pool_lock, trace, threads;
+    pep788_word subs, pool_lock, trace, threads, symbols;
     pep788_coordinator *pool;
 } pep788_shared;
 static __thread tls_t pep788_tls;
 static __thread int rounds;                 /* G6: so often something appears */
 static __thread pep788_coordinator *coming; /* what pep788_coordinate gives */
+static unsigned pep788_thread_depth(pep788_record *r) { (void)r; return pep788_tls.everywhere; }
 static PyObject truth, tuple;
 static int flavour;                         /* 1: as 3.14 (subinterpreters end before the flag) */
 static PyThread_type_lock all_locks;
@@ -192,13 +193,8 @@ static void PyEval_RestoreThread(PyThreadState *tstate) { (void)tstate; }
 static int PyErr_CheckSignals(void) { return 0; }
 static int Py_MakePendingCalls(void);
 static unsigned long PyThread_get_thread_ident(void) { return (unsigned long)pthread_self(); }
-static PyThreadState *PyThreadState_Get(void) { fail("PyThreadState_Get was reached"); return NULL; }
-static PyThreadState *PyGILState_GetThisThreadState(void) { return NULL; }
-static PyThreadState *pep788_new_state(PyInterpreterState *interp) { (void)interp; return NULL; }
-static PyThreadState *PyThreadState_Swap(PyThreadState *tstate) { return tstate; }
-static void PyThreadState_Clear(PyThreadState *tstate) { (void)tstate; }
-static void PyThreadState_Delete(PyThreadState *tstate) { (void)tstate; }
-static PyInterpreterState *pep788_interp_of(PyThreadState *tstate) { (void)tstate; return NULL; }
+#define pep788_visit_main(interp, call, arg) ((call)(arg), 0)
+static void pep788_set_up_main(void *interp) { (void)interp; fail("main was visited"); }
 static PyInterpreterState *PyInterpreterState_Get(void) { return &main_interp; }
 static PyInterpreterState *pep788_main_interp(void)
 {
@@ -352,12 +348,12 @@ static void *taker(void *argument)
         }
         if (held[i] != 0 && (what & 0x2000)) {  /* inside an Ensure: may take what it needs */
             pep788_word inner;
-            pep788_tls.depth++;
+            pep788_tls.everywhere++;
             inner = pep788_open_guard(&pep788_shared.main);
             if (inner != 0) {
                 pep788_close_guard(inner);
             }
-            pep788_tls.depth--;
+            pep788_tls.everywhere--;
         }
         if ((what & 0xff0000) == 0) {
             sched_yield();
@@ -529,8 +525,8 @@ static void one_life(uint32_t *random, int really_fork)
     count(&lives);
 }
 
-static unsigned depth_here(void) { return pep788_tls.depth; }
-static unsigned no_depth(void) { return 0; }
+static unsigned no_depth(pep788_record *r) { (void)r; return 0; }
+static void nothing_here(void) { }
 
 int main(int argc, char **argv)
 {
@@ -540,7 +536,8 @@ int main(int argc, char **argv)
     double end = pep788_now() + (argc > 1 ? atof(argv[1]) : 1.0);
     life = 1;
     pep788_shared.ops.abi = other_ops.abi = PEP788_ABI;
-    pep788_shared.ops.thread_depth = depth_here;
+    pep788_shared.ops.thread_depth = pep788_thread_depth;
+    pep788_shared.ops.finalizes_here = other_ops.finalizes_here = nothing_here;
     other_ops.thread_depth = no_depth;
     pep788_shared.main.shards = other_copy.shards = PEP788_SHARDS;
     for (i = 0; i < TAKERS; i++) {

@@ -65,6 +65,7 @@
 #    error "pep788.h supports CPython only: PyPy and GraalPy never clear atexit references at exit, so nothing here could wait for guards. Use PyGILState_Ensure there."
 #  endif
 #endif
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -216,14 +217,28 @@ static inline void pep788_unraisable(void)
 /* ------------------------------------------------------------------------- */
 
 #ifdef _WIN32
+/* Its min and max macros break C++; a source that wants more of it than this can
+   include the rest itself. */
 #  ifndef WIN32_LEAN_AND_MEAN
 #    define WIN32_LEAN_AND_MEAN
+#    define PEP788_LEAN
+#  endif
+#  ifndef NOMINMAX
+#    define NOMINMAX
+#    define PEP788_NOMINMAX
 #  endif
 #  include <windows.h>
+#  ifdef PEP788_LEAN
+#    undef WIN32_LEAN_AND_MEAN
+#    undef PEP788_LEAN
+#  endif
+#  ifdef PEP788_NOMINMAX
+#    undef NOMINMAX
+#    undef PEP788_NOMINMAX
+#  endif
 #else
 #  include <pthread.h>
 #  include <sched.h>
-#  include <signal.h>
 #  include <time.h>
 #  include <unistd.h>
 #  ifndef PEP788_ENGINE_ONLY
@@ -242,10 +257,15 @@ static inline void pep788_unraisable(void)
 #  define PEP788_C_END
 #endif
 
-/* One datum a module, however many source files include this header. */
-#ifdef _MSC_VER
+/* One datum a module, however many source files include this header. Their names
+   carry version and mode, because the layout of what they name differs: files of
+   different ones are like modules of different ones (F2). */
+#if defined(_MSC_VER)
 #  define PEP788_ONE_COPY __declspec(selectany)
 #  define PEP788_THREAD __declspec(thread)
+#elif defined(_WIN32)
+#  define PEP788_ONE_COPY __attribute__((selectany))
+#  define PEP788_THREAD __thread
 #else
 #  define PEP788_ONE_COPY __attribute__((weak, visibility("hidden")))
 #  define PEP788_THREAD __thread
@@ -427,8 +447,10 @@ typedef struct pep788_traced {
 /* What one copy needs of another on the same interpreter. */
 typedef struct pep788_ops {
     int abi;
-    unsigned (*thread_depth)(void);
+    unsigned (*thread_depth)(pep788_record *record);    /* NULL: of any */
+    unsigned (*ensures)(void);
     void (*release)(void *token);
+    void (*finalizes_here)(void);
 } pep788_ops;
 
 /* One copy of this header on one interpreter. */
@@ -467,6 +489,8 @@ struct pep788_coordinator {
     int64_t id;
     pep788_word revive;          /* atomic: closed, maybe not for good; the closing thread's id */
     pep788_word threading_seen;  /* atomic: when the seam was armed */
+    pep788_word closer;          /* atomic: id of the thread that passed the seam, or 0 */
+    pep788_word wide;            /* atomic: main's wait, not its own, refuses outsiders */
     pep788_coordinator *pooled;  /* free list of the copy that made it */
     double report_after, give_up_after;     /* seconds; give_up_after < 0: never */
 };
@@ -490,8 +514,8 @@ struct pep788_coordinator {
 /*    a wake-up is never lost.                                                 */
 /* ------------------------------------------------------------------------- */
 
-/* 1 if the calling thread is inside an Ensure of any copy on this record's
-   interpreter. */
+/* 1 if the calling thread is inside an Ensure of any copy, on this record's
+   interpreter or, while the main interpreter waits for all, on any. */
 #ifndef PEP788_INSIDE
 static inline int pep788_inside(pep788_record *record);
 #  define PEP788_INSIDE(record) pep788_inside(record)
@@ -535,12 +559,11 @@ static inline pep788_cell *pep788_enter(pep788_record *record)
     word = pep788_load_acquire(&cell->word);
     for (;;) {
         switch (word & PEP788_STATE) {
+        case PEP788_OPEN:
         case PEP788_INSIDERS:
-            if (!PEP788_INSIDE(record)) {
+            if ((word & PEP788_STATE) == PEP788_INSIDERS && !PEP788_INSIDE(record)) {
                 return NULL;
             }
-            /* fall through */
-        case PEP788_OPEN:
             if (pep788_cas_seq_cst(&cell->word, &word, word + PEP788_UNIT)) {
                 return cell;
             }
@@ -643,8 +666,6 @@ static inline void pep788_lock_set(pep788_coordinator *first, int all)
     }
 }
 
-static inline void pep788_wake(pep788_coordinator *c);
-
 static inline void pep788_unlock_set(pep788_coordinator *first, int all)
 {
     pep788_coordinator *it = all ? first->subs : NULL;
@@ -671,13 +692,19 @@ static inline void pep788_wake_subs(pep788_coordinator *first, int all)
 }
 
 /* Gives the cells the states that belong to a phase other than CLOSED. */
-static inline void pep788_apply(pep788_coordinator *c, pep788_word phase)
+static inline void pep788_apply(pep788_coordinator *c, pep788_word phase, int wide)
 {
     pep788_record *r;
+    if (wide) {
+        pep788_store_release(&c->wide, (pep788_word)1);     /* before any cell refuses */
+    }
     for (r = c->records; r != NULL; r = r->next) {
         pep788_set_state(r, PEP788_PTR(pep788_cell, r->current),
                          phase == PEP788_PHASE_INSIDERS ? PEP788_INSIDERS : PEP788_OPEN);
         pep788_set_state(r, pep788_other(r), PEP788_RETIRED);
+    }
+    if (!wide) {
+        pep788_store_release(&c->wide, (pep788_word)0);
     }
     pep788_store_release(&c->phase, phase);
 }
@@ -744,7 +771,7 @@ static inline int pep788_step(pep788_coordinator *first, int all)
         pep788_coordinator *c;
         PEP788_EACH(c, first, all) {
             if (pep788_load_acquire(&c->phase) == PEP788_PHASE_DRAIN) {
-                pep788_apply(c, PEP788_PHASE_INSIDERS);
+                pep788_apply(c, PEP788_PHASE_INSIDERS, c != first);
             }
         }
     }
@@ -815,10 +842,10 @@ static inline int pep788_try_close(pep788_coordinator *first, int all, int keep_
             continue;
         }
         if (!ok) {
-            pep788_apply(c, phase);
+            pep788_apply(c, phase, pep788_load_acquire(&c->wide) != 0);
         }
         else if (keep_subs && c != first) {
-            pep788_apply(c, PEP788_PHASE_OPEN);
+            pep788_apply(c, PEP788_PHASE_OPEN, 0);
         }
         else {
             pep788_close_locked(c);
@@ -840,7 +867,7 @@ static inline void pep788_reopen(pep788_coordinator *first, int all, int revive)
                               || pep788_load_acquire(&c->seam) != PEP788_SEAM_PASSED);
         if (pep788_load_acquire(&c->phase) != PEP788_PHASE_CLOSED || back) {
             pep788_record *r;
-            pep788_apply(c, PEP788_PHASE_OPEN);
+            pep788_apply(c, PEP788_PHASE_OPEN, 0);
             for (r = c->records; r != NULL; r = r->next) {
                 pep788_store_release(&r->status, PEP788_LIVE);
             }
@@ -945,6 +972,30 @@ static inline void pep788_after_fork_in_child(pep788_record *r)
 
 #ifndef PEP788_ENGINE_ONLY
 
+#ifdef __cplusplus
+#  define PEP788_ZERO {}
+#else
+#  define PEP788_ZERO {0}
+#endif
+
+/* pep788_shared_0x00010000_full */
+#if PEP788_NATIVE
+#  define PEP788_MODE native
+#elif PEP788_LATE_NATIVE
+#  define PEP788_MODE abi3late
+#elif defined(Py_LIMITED_API)
+#  define PEP788_MODE abi3
+#else
+#  define PEP788_MODE full
+#endif
+#define PEP788_PASTE_3(name, version, mode) name##_##version##_##mode
+#define PEP788_PASTE(name, version, mode) PEP788_PASTE_3(name, version, mode)
+#define PEP788_NAME(name) PEP788_PASTE(name, PEP788_VERSION_HEX, PEP788_MODE)
+#define pep788_shared PEP788_NAME(pep788_shared)
+#define pep788_tls PEP788_NAME(pep788_tls)
+#define pep788_gilstate PEP788_NAME(pep788_gilstate)
+#define pep788_main_view PEP788_NAME(pep788_main_view)
+
 /* Why the last call of this thread gave NULL. */
 typedef enum {
     PEP788_OK = 0,
@@ -981,8 +1032,11 @@ typedef struct pep788_frame {
     pep788_word guard;                      /* with PEP788_OWNS if so */
 } pep788_frame;
 
+#define PEP788_BUCKETS 8
 typedef struct {
     unsigned depth;              /* Ensures without Release */
+    unsigned inside[PEP788_BUCKETS];    /* the same by record */
+    unsigned everywhere;         /* counts as inside every interpreter */
     unsigned shard;              /* its place in a row + 1; 0: none yet */
     Pep788_Failure failure;
     pep788_frame *frames;
@@ -1026,11 +1080,6 @@ typedef struct {
 #endif
 } pep788_copy;
 
-#ifdef __cplusplus
-#  define PEP788_ZERO {}
-#else
-#  define PEP788_ZERO {0}
-#endif
 PEP788_C_BEGIN
 PEP788_ONE_COPY pep788_copy pep788_shared = PEP788_ZERO;
 PEP788_ONE_COPY PEP788_THREAD pep788_thread pep788_tls = PEP788_ZERO;
@@ -1060,12 +1109,38 @@ static inline void *pep788_symbol(const char *name)
         memcpy(&pep788_shared.field, &found, sizeof(found)); \
     } while (0)
 
-static inline unsigned pep788_thread_depth(void)
+static inline size_t pep788_bucket(const pep788_record *record)
+{
+    return ((uintptr_t)record >> 6 ^ (uintptr_t)record >> 9) % PEP788_BUCKETS;
+}
+
+/* Two records of a bucket are taken for one: then F9 holds for them together. */
+static inline unsigned pep788_thread_depth(pep788_record *record)
+{
+    return pep788_tls.everywhere
+           + (record == NULL ? pep788_tls.depth : pep788_tls.inside[pep788_bucket(record)]);
+}
+
+static inline unsigned pep788_ensures(void)
 {
     return pep788_tls.depth;
 }
 
+/* In Ensure and Release. A traced guard may be closed (and freed) by then, so it
+   counts everywhere. */
+static inline void pep788_deepen(pep788_word guard, unsigned by)
+{
+    pep788_tls.depth += by;
+    if (guard & PEP788_TRACED) {
+        pep788_tls.everywhere += by;
+    }
+    else {
+        pep788_tls.inside[pep788_bucket(((pep788_cell *)(guard & ~PEP788_TAGS))->record)] += by;
+    }
+}
+
 static inline void pep788_detach(void *token);
+static inline void pep788_finalizes_here(void);
 
 /* Once a copy; any thread, no Python object. */
 static inline void pep788_look_up(void)
@@ -1084,7 +1159,9 @@ static inline void pep788_look_up(void)
     pep788_shared.main.shards = PEP788_SHARDS;
     pep788_shared.ops.abi = PEP788_ABI;
     pep788_shared.ops.thread_depth = pep788_thread_depth;
+    pep788_shared.ops.ensures = pep788_ensures;
     pep788_shared.ops.release = pep788_detach;
+    pep788_shared.ops.finalizes_here = pep788_finalizes_here;
 #ifdef Py_LIMITED_API
     {
         const char *version = Py_GetVersion();   /* "3.12.1 (main, ..." */
@@ -1246,7 +1323,10 @@ static inline void pep788_find_gilstate_key(void)
 static inline int pep788_bind_gilstate(void *tstate)
 {
     pep788_word key = pep788_load_acquire(&pep788_shared.gilstate_key);
-    return key != 0 && pthread_setspecific((pthread_key_t)(key - 1), tstate) == 0;
+    /* Another library's, if Python was initialized again without this copy. */
+    return key != 0
+           && pthread_getspecific((pthread_key_t)(key - 1)) == PyGILState_GetThisThreadState()
+           && pthread_setspecific((pthread_key_t)(key - 1), tstate) == 0;
 }
 #else
 #  define PEP788_HAVE_KEYS 0
@@ -1268,14 +1348,15 @@ static inline size_t pep788_shard(void)
 
 static inline int pep788_inside(pep788_record *record)
 {
-    pep788_coordinator *c;
+    pep788_coordinator *c = PEP788_PTR(pep788_coordinator, record->coordinator);
     pep788_record *r;
-    int inside = pep788_tls.depth != 0;
-    c = inside ? NULL : PEP788_PTR(pep788_coordinator, record->coordinator);
-    if (c != NULL) {
+    int any = c == NULL || PEP788_PTR(pep788_coordinator, c->main) == c
+              || pep788_load_acquire(&c->wide) != 0;
+    int inside = pep788_thread_depth(any ? NULL : record) != 0;
+    if (!inside && c != NULL) {
         pep788_lock(&c->lock);
         for (r = c->records; r != NULL && !inside; r = r->next) {
-            inside = r->ops->thread_depth() != 0;
+            inside = r->ops->thread_depth(any ? NULL : r) != 0;
         }
         pep788_unlock(&c->lock);
     }
@@ -1361,6 +1442,18 @@ static inline Pep788_Failure pep788_reason(pep788_record *record)
         return PEP788_GONE;
     default:
         return PEP788_FINALIZING;
+    }
+}
+
+/* The thread that finalizes is inside a PyGILState_Ensure of section 9, and would
+   wait for itself: its guard goes, and Release closes nothing. */
+static inline void pep788_finalizes_here(void)
+{
+    pep788_word guard = pep788_tls.gil_guard;
+    pep788_tls.gil_guard = 0;
+    if (guard != 0) {
+        pep788_tls.everywhere--;
+        pep788_close_guard(guard);
     }
 }
 
@@ -1465,7 +1558,7 @@ static inline void *pep788_attach_framed(pep788_word guard, PyInterpreterState *
                             : (void *)(guard | PEP788_FRESH | PEP788_FRAMED);
 }
 
-/* guard with PEP788_OWNS or without; NULL: no memory, nothing changed. */
+/* guard with PEP788_OWNS or without; NULL, with a reason: nothing changed. */
 static inline void *pep788_attach(pep788_word guard)
 {
     pep788_record *record = pep788_cell_of(guard)->record;
@@ -1474,8 +1567,14 @@ static inline void *pep788_attach(pep788_word guard)
     PyThreadState *bound;
     void *token = NULL;
     if (current != NULL && pep788_interp_of(current) == interp) {
-        pep788_tls.depth++;
+        pep788_deepen(guard, 1);
         return (void *)(guard | PEP788_NESTED);
+    }
+    /* A guard that leaked: finalization gave up on it, or it is of before a fork.
+       N2: refuse what would attach to nothing. */
+    if (pep788_load_acquire(&record->status) != PEP788_LIVE) {
+        pep788_tls.failure = pep788_reason(record);
+        return NULL;
     }
     if (current != NULL) {
         token = pep788_attach_framed(guard, interp, current);
@@ -1501,7 +1600,7 @@ static inline void *pep788_attach(pep788_word guard)
         pep788_tls.failure = PEP788_NO_MEMORY;
         return NULL;
     }
-    pep788_tls.depth++;
+    pep788_deepen(guard, 1);
     pep788_look_after_seam(record);
     return token;
 }
@@ -1579,7 +1678,11 @@ static inline void pep788_detach(void *token)
         Py_FatalError("PyThreadState_Release: called more often than PyThreadState_Ensure "
                       "on this thread");
     }
-    if (!(guard & PEP788_NESTED)) {
+    /* First: E4's token is a thread state, whose low bits mean nothing. */
+    if (pep788_tls.frames != NULL && (void *)pep788_tls.frames->previous == token) {
+        guard = pep788_detach_framed(token);
+    }
+    else if (!(guard & PEP788_NESTED)) {
         if (guard & PEP788_REATTACHED) {
             (void)PyEval_SaveThread();
         }
@@ -1590,7 +1693,7 @@ static inline void pep788_detach(void *token)
             guard = pep788_detach_framed(token);
         }
     }
-    pep788_tls.depth--;
+    pep788_deepen(guard, 0u - 1u);
     /* Last: from here on finalization may go on, and Py_EndInterpreter is fatal
        on a leftover thread state up to 3.13. */
     if (guard & PEP788_OWNS) {
@@ -1738,7 +1841,7 @@ static inline void pep788_report_traced(pep788_record *r, PyObject *tools)
 
 /* F4. Names are constants of modules that are never unloaded. */
 static inline void pep788_report(pep788_coordinator *first, int all, double waited,
-                                 const char *event, PyObject *tools)
+                                 int gave_up, PyObject *tools)
 {
     struct { pep788_record *record; size_t count; long id; } some[64];
     size_t i, n = 0, total = 0;
@@ -1758,7 +1861,8 @@ static inline void pep788_report(pep788_coordinator *first, int all, double wait
         }
     }
     pep788_unlock_set(first, all);
-    PySys_FormatStderr("pep788: %s after %d.%d s: %zu open interpreter guard%s\n", event,
+    PySys_FormatStderr("pep788: %s after %d.%d s: %zu open interpreter guard%s\n",
+                       gave_up ? "gave up waiting" : "finalization is waiting",
                        (int)waited, (int)(waited * 10.0) % 10, total, total == 1 ? "" : "s");
     for (i = 0; i < n; i++) {
         PySys_FormatStderr("pep788:   %zu of module %s, interpreter %ld\n", some[i].count,
@@ -1766,10 +1870,11 @@ static inline void pep788_report(pep788_coordinator *first, int all, double wait
         pep788_report_traced(some[i].record, tools);
     }
     PySys_FormatStderr(
-        "pep788: each must be given back by PyInterpreterGuard_Close or PyThreadState_Release.%s "
-        "PEP788_GIVE_UP_AFTER=seconds ends the wait.\n",
+        "pep788: each must be given back: by PyInterpreterGuard_Close, PyThreadState_Release or the "
+        "end of a `with pep788.guard()` block.%s%s\n",
         pep788_load_relaxed(&pep788_shared.trace)
-            ? "" : " PEP788_TRACE=1 names the threads that took them.");
+            ? "" : " PEP788_TRACE=1 names the threads that took them.",
+        gave_up ? "" : " PEP788_GIVE_UP_AFTER=seconds ends the wait.");
 }
 
 /* Sleeps detached until something may have changed; bounded, because signals
@@ -1820,12 +1925,12 @@ static inline void pep788_wait_and_close(pep788_coordinator *first, int all)
         while (pep788_begin_wait(first, all), !pep788_step(first, all)) {
             double waited = pep788_now() - start;
             if (first->give_up_after >= 0.0 && waited >= first->give_up_after) {
-                pep788_report(first, all, waited, "gave up waiting", tools);
+                pep788_report(first, all, waited, 1, tools);
                 pep788_abandon(first, all);
                 goto done;
             }
             if (waited >= report) {
-                pep788_report(first, all, waited, "finalization is waiting", tools);
+                pep788_report(first, all, waited, 0, tools);
                 report = waited + 2.0 * (report < 1.0 ? 1.0 : report);
             }
             waited = report - waited;
@@ -1839,11 +1944,11 @@ static inline void pep788_wait_and_close(pep788_coordinator *first, int all)
         }
         /* G6: what appeared while other threads ran. Calls queued by guarded
            threads count as inside: they may need guards to finish. */
-        pep788_tls.depth++;
+        pep788_tls.everywhere++;
         if (Py_MakePendingCalls() < 0) {
             pep788_interrupted(tools);
         }
-        pep788_tls.depth--;
+        pep788_tls.everywhere--;
         if (before != NULL) {
             new_work = pep788_call(tools, "appeared", before);
         }
@@ -1930,7 +2035,8 @@ static inline pep788_end pep788_classify(pep788_coordinator *c)
     PyObject *frame = (PyObject *)PyEval_GetFrame();     /* borrowed */
     int runs = pep788_main_thread_runs();
     if (runs == 1 && pep788_load_acquire(&c->threading_seen) != 0) {
-        return PEP788_NOT_FINAL;
+        /* A signal's exception can end _shutdown before its first line. */
+        return frame == NULL && c->is_main ? PEP788_PERHAPS : PEP788_NOT_FINAL;
     }
     if (!c->is_main) {
         /* Py_EndInterpreter is fatal with a frame. Without one never PERHAPS:
@@ -1952,8 +2058,6 @@ static inline pep788_end pep788_classify(pep788_coordinator *c)
     return PEP788_PERHAPS;
 }
 
-static inline int pep788_arm(pep788_coordinator *c);
-
 /* Queued by a seam that was perhaps not final; if this runs, it was not. */
 PEP788_C_BEGIN
 static inline int pep788_revive(void *arg)
@@ -1965,6 +2069,7 @@ static inline int pep788_revive(void *arg)
     }
     if (pep788_exchange_seq_cst(&c->revive, (pep788_word)0) != 0) {
         pep788_reopen(c, c->is_main, 1);
+        pep788_store_release(&c->closer, (pep788_word)0);
         pep788_store_release(&c->seam, PEP788_SEAM_NONE);
     }
     pep788_rearm(c);
@@ -2027,7 +2132,17 @@ static inline void pep788_seam(pep788_coordinator *c)
         }
     }
     else {
+        pep788_store_release(&c->closer, (pep788_word)PyThread_get_thread_ident());
         pep788_store_release(&c->seam, PEP788_SEAM_PASSED);
+        if (c->is_main) {
+            pep788_record *r;
+            pep788_lock(&c->lock);
+            r = c->records;         /* only ever grows in front */
+            pep788_unlock(&c->lock);
+            for (; r != NULL; r = r->next) {
+                r->ops->finalizes_here();
+            }
+        }
         pep788_wait_and_close(c, c->is_main);
         if (end == PEP788_PERHAPS) {
             pep788_store_release(&c->revive, (pep788_word)PyThread_get_thread_ident());
@@ -2130,6 +2245,14 @@ static inline int pep788_arm(pep788_coordinator *c)
     return 0;
 }
 
+/* Attached: 1 if the present interpreter waits for guards at its end, or has. */
+static inline int pep788_seam_passed(void)
+{
+    pep788_record *r = pep788_find(PyInterpreterState_Get());
+    pep788_coordinator *c = r == NULL ? NULL : PEP788_PTR(pep788_coordinator, r->coordinator);
+    return c != NULL && pep788_load_acquire(&c->seam) == PEP788_SEAM_PASSED;
+}
+
 static inline void pep788_rearm(pep788_coordinator *c)
 {
     PyObject *type, *value, *tb;
@@ -2173,6 +2296,9 @@ static inline void pep788_in_child(void)
     pep788_record *r = &pep788_shared.main;
     int first = 1;
     pep788_store_relaxed(&pep788_shared.pool_lock, (pep788_word)0);
+    if (pep788_load_relaxed(&pep788_shared.symbols) == 1) {
+        pep788_store_relaxed(&pep788_shared.symbols, (pep788_word)0);  /* look again */
+    }
     while (r != NULL) {
         pep788_coordinator *c = PEP788_PTR(pep788_coordinator, r->coordinator);
         pep788_after_fork_in_child(r);
@@ -2180,10 +2306,14 @@ static inline void pep788_in_child(void)
             pep788_word phase = pep788_load_acquire(&c->phase);
             pep788_store_relaxed(&c->waiting, (pep788_word)0);
             c->wake = NULL;      /* may be in any state: leaked, made anew */
-            if (phase == PEP788_PHASE_DRAIN || phase == PEP788_PHASE_INSIDERS) {
-                /* The finalizing thread is gone, and our atexit entry with it. */
+            if (phase != PEP788_PHASE_CLOSED) {
+                /* The finalizing thread, if there was one, is gone, and with it our
+                   atexit entry. */
                 pep788_store_release(&c->phase, PEP788_PHASE_OPEN);
-                pep788_store_release(&c->seam, PEP788_SEAM_NONE);
+                pep788_store_release(&c->wide, (pep788_word)0);
+                if (pep788_load_acquire(&c->seam) == PEP788_SEAM_PASSED) {
+                    pep788_store_release(&c->seam, PEP788_SEAM_NONE);
+                }
             }
         }
         r = first ? PEP788_PTR(pep788_record, pep788_shared.subs) : r->sibling;
@@ -2267,7 +2397,7 @@ static inline void pep788_find_thread_id(void)
         const unsigned long *words = (const unsigned long *)(const void *)PyThreadState_Get();
         unsigned long me = PyThread_get_thread_ident();
         size_t i, at = 0, matches = 0;
-        for (i = 4; i < 32; i++) {     /* sizeof(PyThreadState) > 32 words */
+        for (i = 4; i < 256 / sizeof(unsigned long); i++) {    /* PyThreadState is larger */
             if (words[i] == me) {
                 at = i * sizeof(unsigned long);
                 matches++;
@@ -2296,6 +2426,8 @@ static inline pep788_coordinator *pep788_new_coordinator(void)
         pep788_lock(&c->lock);      /* late closes still look */
         c->abi = PEP788_ABI;
         c->subs = c->next_sub = c->pooled = NULL;
+        pep788_store_release(&c->closer, (pep788_word)0);
+        pep788_store_release(&c->wide, (pep788_word)0);
         c->records = NULL;
         pep788_store_release(&c->main, (pep788_word)0);
         pep788_store_release(&c->phase, PEP788_PHASE_OPEN);
@@ -2438,8 +2570,10 @@ static inline pep788_record *pep788_new_record(int is_main)
         pep788_lock(&pep788_shared.pool_lock);
         r = PEP788_PTR(pep788_record, pep788_shared.subs);
         for (; r != NULL; r = r->sibling) {
+            /* Not with leaked guards: an Ensure on one would attach to a stranger. */
             if (pep788_load_acquire(&r->status) == PEP788_ENDED
-                && pep788_load_acquire(&r->refs) == 0) {
+                && pep788_load_acquire(&r->refs) == 0
+                && (r->pair[0] == NULL || pep788_record_count(r) == 0)) {
                 pep788_store_release(&r->status, PEP788_NEVER);   /* ours now */
                 break;
             }
@@ -2462,44 +2596,61 @@ static inline pep788_record *pep788_new_record(int is_main)
 
 static inline pep788_record *pep788_set_up(PyInterpreterState *interp);
 
+/* Attached to a subinterpreter, which is what tells: on 3.9-3.11 `here` may not
+   look attached (_xxsubinterpreters runs code of any thread in the state of the
+   one that made the interpreter). Attaches to the main one for a call. -1 if
+   there is no memory, and nothing was called. */
+static inline int pep788_visit_main(PyInterpreterState *main_interp, void (*call)(void *), void *arg)
+{
+    PyThreadState *here = PyThreadState_Get();
+    PyThreadState *there = PyGILState_GetThisThreadState();
+    int visitor = there == NULL || there == here || pep788_current_is_thread_local()
+                  || pep788_interp_of(there) != main_interp;
+    if (visitor) {
+        there = pep788_new_state(main_interp);
+        if (there == NULL) {
+            return -1;
+        }
+    }
+    (void)PyThreadState_Swap(there);
+    call(arg);
+    if (visitor) {
+        PyThreadState_Clear(there);
+    }
+    (void)PyThreadState_Swap(here);
+    if (visitor) {
+        PyThreadState_Delete(there);
+    }
+    return 0;
+}
+
+PEP788_C_BEGIN
+static inline void pep788_set_up_main(void *main_interp)
+{
+    if (pep788_set_up((PyInterpreterState *)main_interp) == NULL) {
+        PyErr_Clear();
+    }
+}
+PEP788_C_END
+
 /* Attached to a subinterpreter: makes the main interpreter wait for it too (up
-   to 3.13 a leftover subinterpreter is ended after the flag, if at all). */
+   to 3.13 a leftover subinterpreter is ended after the flag, if at all), and this
+   copy known there, for views of main. */
 static inline void pep788_link_to_main(pep788_coordinator *c)
 {
     pep788_record *r = &pep788_shared.main;
     pep788_coordinator *m = NULL;
     PyInterpreterState *main_interp = pep788_main_interp();
-    if (PEP788_PTR(pep788_coordinator, c->main) != NULL || main_interp == NULL) {
+    if (main_interp == NULL) {
         return;
     }
     if (PEP788_PTR(PyInterpreterState, r->interp) != main_interp) {
-        /* This copy was not imported there: visit. */
-        PyThreadState *here = PyThreadState_Get();
-        PyThreadState *there = PyGILState_GetThisThreadState();
-        int visitor = there == NULL || there == here || pep788_current_is_thread_local()
-                      || pep788_interp_of(there) != main_interp;
-        if (visitor) {
-            there = pep788_new_state(main_interp);
-            if (there == NULL) {
-                return;
-            }
-        }
-        (void)PyThreadState_Swap(there);
-        if (pep788_set_up(main_interp) == NULL) {
-            PyErr_Clear();
-        }
-        if (visitor) {
-            PyThreadState_Clear(there);
-        }
-        (void)PyThreadState_Swap(here);
-        if (visitor) {
-            PyThreadState_Delete(there);
-        }
+        (void)pep788_visit_main(main_interp, pep788_set_up_main, main_interp);
     }
     if (PEP788_PTR(PyInterpreterState, r->interp) == main_interp) {
         m = PEP788_PTR(pep788_coordinator, r->coordinator);
     }
-    if (m == NULL) {
+    if (m == NULL || PEP788_PTR(pep788_coordinator, c->main) != NULL) {
         return;
     }
     pep788_lock(&m->lock);
@@ -2510,7 +2661,7 @@ static inline void pep788_link_to_main(pep788_coordinator *c)
         c->next_sub = m->subs;
         m->subs = c;
         if (phase == PEP788_PHASE_DRAIN || phase == PEP788_PHASE_INSIDERS) {
-            pep788_apply(c, phase);     /* main is waiting: take part */
+            pep788_apply(c, phase, 1);  /* main is waiting: take part */
         }
         else if (phase == PEP788_PHASE_CLOSED && !pep788_subs_end_before_flag()) {
             pep788_close_locked(c);
@@ -2528,15 +2679,11 @@ static inline void pep788_raise_finalizing(void)
     pep788_tls.failure = PEP788_FINALIZING;
 }
 
-/* Attached to `interp`, which this copy does not know or whose seam is lost. */
-static inline pep788_record *pep788_set_up(PyInterpreterState *interp)
+/* Attached to `interp`, no exception set. */
+static inline pep788_record *pep788_join(PyInterpreterState *interp)
 {
     pep788_coordinator *c;
     pep788_record *r;
-    if (pep788_too_late()) {
-        pep788_raise_finalizing();
-        return NULL;
-    }
     pep788_look_up();
     pep788_find_thread_id();
     pep788_watch_forks();
@@ -2552,6 +2699,7 @@ static inline pep788_record *pep788_set_up(PyInterpreterState *interp)
     if (r == NULL) {
         pep788_record *mine = pep788_new_record(c->is_main);
         pep788_cell *pair[2] = {NULL, NULL};
+        const char *name;
         /* Cells are used again, unless guards of an earlier interpreter (leaked,
            or of before a fork) still count on them. */
         if (mine != NULL && mine->pair[0] != NULL && pep788_record_count(mine) == 0) {
@@ -2565,9 +2713,8 @@ static inline pep788_record *pep788_set_up(PyInterpreterState *interp)
             PyErr_NoMemory();
             return NULL;
         }
-        if (c->is_main) {
-            pep788_find_gilstate_key();     /* a new one after each Py_Initialize */
-        }
+        pep788_find_gilstate_key();     /* a new one after each Py_Initialize */
+        name = pep788_module_name();    /* takes the loader's lock: not under ours */
         pep788_lock(&c->lock);
         for (r = c->records; r != NULL && r->ops != &pep788_shared.ops; r = r->next) {
         }
@@ -2581,7 +2728,7 @@ static inline pep788_record *pep788_set_up(PyInterpreterState *interp)
             r->pair[1] = pair[1];
             pep788_unlock(&r->traced_lock);
             r->ops = &pep788_shared.ops;
-            r->name = pep788_module_name();
+            r->name = name;
             r->id = c->id;
             /* Before the cells open: who holds a guard attaches to it. */
             pep788_store_release(&r->interp, (pep788_word)interp);
@@ -2601,6 +2748,29 @@ static inline pep788_record *pep788_set_up(PyInterpreterState *interp)
     }
     if (!c->is_main) {
         pep788_link_to_main(c);
+    }
+    return r;
+}
+
+/* Attached to `interp`, which this copy does not know or whose seam is lost. Keeps
+   the exception that the caller may have set; NULL with another one. */
+static inline pep788_record *pep788_set_up(PyInterpreterState *interp)
+{
+    PyObject *type, *value, *tb;
+    pep788_record *r;
+    if (pep788_too_late()) {
+        pep788_raise_finalizing();
+        return NULL;
+    }
+    PyErr_Fetch(&type, &value, &tb);
+    r = pep788_join(interp);
+    if (r != NULL) {
+        PyErr_Restore(type, value, tb);
+    }
+    else {
+        Py_XDECREF(type);
+        Py_XDECREF(value);
+        Py_XDECREF(tb);
     }
     return r;
 }
@@ -2637,7 +2807,7 @@ static inline int pep788_release_elsewhere(void *token)
     }
     pep788_lock(&c->lock);
     for (r = c->records; r != NULL && release == NULL; r = r->next) {
-        if (r->ops->thread_depth() != 0) {
+        if (r->ops != &pep788_shared.ops && r->ops->ensures() != 0) {
             release = r->ops->release;
         }
     }
@@ -2749,6 +2919,9 @@ static inline PyInterpreterView *pep788_View_FromCurrent(void)
             return NULL;
         }
         PyErr_Clear();
+        if (PyInterpreterState_Get() == pep788_main_interp()) {
+            r = &pep788_shared.main;    /* follows it through Py_Initialize */
+        }
     }
     view = pep788_new_view(r, r != NULL && r != &pep788_shared.main);
     if (view == NULL) {
@@ -3099,7 +3272,7 @@ static inline PyObject *Pep788_Modules(void)
 static inline void Pep788_EnterInsider(void)
 {
 #if !PEP788_NATIVE
-    pep788_tls.depth++;
+    pep788_tls.everywhere++;
 #endif
 }
 
@@ -3107,8 +3280,8 @@ static inline void Pep788_EnterInsider(void)
 static inline void Pep788_LeaveInsider(void)
 {
 #if !PEP788_NATIVE
-    if (pep788_tls.depth != 0) {
-        pep788_tls.depth--;
+    if (pep788_tls.everywhere != 0) {
+        pep788_tls.everywhere--;
     }
 #endif
 }
@@ -3123,22 +3296,12 @@ static inline void Pep788_LeaveInsider(void)
 
 #ifdef PEP788_REPLACE_GILSTATE
 
-#if PEP788_NATIVE
-typedef struct {
-    unsigned gil_depth;
-    PyInterpreterGuard *gil_guard;
-} pep788_gilstate_thread;
+#if PEP788_NATIVE || PEP788_LATE_NATIVE
 PEP788_C_BEGIN
-PEP788_ONE_COPY pep788_word pep788_main_view;
-#  ifdef __cplusplus
-PEP788_ONE_COPY PEP788_THREAD pep788_gilstate_thread pep788_gilstate = {};
-#  else
-PEP788_ONE_COPY PEP788_THREAD pep788_gilstate_thread pep788_gilstate = {0};
-#  endif
+PEP788_ONE_COPY pep788_word pep788_main_view = 0;
 PEP788_C_END
-#  define pep788_gil_tls pep788_gilstate
 
-static inline PyInterpreterGuard *pep788_main_guard(void)
+static inline PyInterpreterGuard *pep788_cached_main_guard(void)
 {
     PyInterpreterView *view = PEP788_PTR(PyInterpreterView, pep788_main_view);
     if (view == NULL) {
@@ -3154,12 +3317,29 @@ static inline PyInterpreterGuard *pep788_main_guard(void)
     }
     return PyInterpreterGuard_FromView(view);
 }
+#endif
+
+#if PEP788_NATIVE
+typedef struct {
+    unsigned gil_depth;
+    pep788_word gil_guard;
+} pep788_gilstate_thread;
+PEP788_C_BEGIN
+PEP788_ONE_COPY PEP788_THREAD pep788_gilstate_thread pep788_gilstate = PEP788_ZERO;
+PEP788_C_END
+#  define pep788_gil_tls pep788_gilstate
+#  define pep788_main_guard pep788_cached_main_guard
 #else
 #  define pep788_gil_tls pep788_tls
 static inline PyInterpreterGuard *pep788_main_guard(void)
 {
-    pep788_view view = {&pep788_shared.main, 0};
-    return PyInterpreterGuard_FromView((PyInterpreterView *)(void *)&view);
+#  if PEP788_LATE_NATIVE
+    pep788_look_up();
+    if (pep788_shared.ensure != NULL) {
+        return pep788_cached_main_guard();
+    }
+#  endif
+    return (PyInterpreterGuard *)pep788_open_guard(&pep788_shared.main);
 }
 #endif
 
@@ -3175,17 +3355,33 @@ static inline void pep788_park(void)
 }
 
 #if PEP788_NATIVE
-static inline PyThreadState *pep788_gil_attached(void)
-{
-#  ifdef Py_LIMITED_API
-    return PyThreadState_GetDict() != NULL ? PyThreadState_Get() : NULL;
-#  else
-    return PyThreadState_GetUnchecked();
-#  endif
-}
+/* 3.15: the function itself hangs a late caller, except the finalizing thread. */
+static inline void pep788_gil_refused(void) {}
 static inline int pep788_gil_unbound(void) { return 0; }
 #else
-#  define pep788_gil_attached pep788_current
+/* The thread that finalizes may attach during teardown: a destructor detaches, and
+   what it calls then calls back. */
+static inline int pep788_gil_is_closer(void)
+{
+    pep788_record *r = &pep788_shared.main;
+    pep788_coordinator *c = PEP788_PTR(pep788_coordinator, r->coordinator);
+    pep788_word status = pep788_load_acquire(&r->status);
+    return c != NULL && (status == PEP788_LIVE || status == PEP788_ENDING)
+           && pep788_load_acquire(&c->closer) == (pep788_word)PyThread_get_thread_ident()
+           && PyGILState_GetThisThreadState() != NULL;
+}
+
+static inline void pep788_gil_refused(void)
+{
+#  if PEP788_LATE_NATIVE
+    if (pep788_shared.ensure != NULL) {
+        return;
+    }
+#  endif
+    if (pep788_current() == NULL && !pep788_gil_is_closer()) {
+        pep788_park();
+    }
+}
 /* 3.9-3.11: PyGILState_Ensure would deadlock on the GIL this thread holds. */
 static inline int pep788_gil_unbound(void)
 {
@@ -3198,42 +3394,44 @@ static inline int pep788_gil_unbound(void)
 }
 #endif
 
+#if !PEP788_NATIVE
+/* No module initialization came by here, in this Py_Initialize (an embedding
+   program). This one call is not guarded yet. */
+static inline PyInterpreterGuard *pep788_gil_init(void)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyObject *type, *value, *tb;
+    PyErr_Fetch(&type, &value, &tb);
+    if (Pep788_Init() < 0) {
+        PyErr_Clear();
+    }
+    PyErr_Restore(type, value, tb);
+    PyGILState_Release(state);
+    return pep788_main_guard();
+}
+#endif
+
 static inline PyGILState_STATE pep788_gilstate_ensure(void)
 {
-    PyGILState_STATE state;
     if (pep788_gil_tls.gil_depth == 0) {
         PyInterpreterGuard *guard = pep788_main_guard();
 #if !PEP788_NATIVE
         if (guard == NULL && Py_IsInitialized()
-            && (pep788_tls.failure == PEP788_NOT_INITIALIZED || pep788_tls.failure == PEP788_GONE)) {
-            /* No module initialization came by here, in this Py_Initialize (an
-               embedding program). This one call is not guarded yet. */
-            state = PyGILState_Ensure();
-            if (Pep788_Init() < 0) {
-                PyErr_Clear();
-            }
-            PyGILState_Release(state);
-            guard = pep788_main_guard();
+            && (Pep788_LastFailure() == PEP788_NOT_INITIALIZED
+                || Pep788_LastFailure() == PEP788_GONE)) {
+            guard = pep788_gil_init();
         }
 #endif
-        if (guard == NULL && pep788_gil_attached() == NULL) {
-            pep788_park();
+        if (guard == NULL) {
+            pep788_gil_refused();
         }
-        pep788_gil_tls.gil_guard = guard == NULL ? 0 : (
-#if PEP788_NATIVE
-            guard
-#else
-            (pep788_word)guard
-#endif
-            );
-        Pep788_EnterInsider();
+        else {
+            Pep788_EnterInsider();
+        }
+        pep788_gil_tls.gil_guard = (pep788_word)guard;
     }
     pep788_gil_tls.gil_depth++;
-    if (pep788_gil_unbound()) {
-        return PyGILState_LOCKED;
-    }
-    state = PyGILState_Ensure();
-    return state;
+    return pep788_gil_unbound() ? PyGILState_LOCKED : PyGILState_Ensure();
 }
 
 static inline void pep788_gilstate_release(PyGILState_STATE state)
@@ -3241,20 +3439,82 @@ static inline void pep788_gilstate_release(PyGILState_STATE state)
     if (!pep788_gil_unbound()) {
         PyGILState_Release(state);
     }
-    if (pep788_gil_tls.gil_depth != 0 && --pep788_gil_tls.gil_depth == 0) {
+    if (pep788_gil_tls.gil_depth != 0 && --pep788_gil_tls.gil_depth == 0
+        && pep788_gil_tls.gil_guard != 0) {
         PyInterpreterGuard *guard = (PyInterpreterGuard *)pep788_gil_tls.gil_guard;
         pep788_gil_tls.gil_guard = 0;
         Pep788_LeaveInsider();
-        if (guard != NULL) {
-            PyInterpreterGuard_Close(guard);
-        }
+        PyInterpreterGuard_Close(guard);
     }
 }
+
+#if PEP788_NATIVE || PEP788_LATE_NATIVE
+/* The native wait would wait for the guard of the thread that finalizes, if that
+   is inside a PyGILState_Ensure: an embedding program that calls Py_FinalizeEx
+   there, or a callback that ends in Py_Exit. Ours: pep788_finalizes_here. */
+static inline void pep788_gil_finalizes(void)
+{
+    PyInterpreterGuard *guard = (PyInterpreterGuard *)pep788_gil_tls.gil_guard;
+#  if PEP788_LATE_NATIVE
+    if (pep788_shared.ensure == NULL) {
+        return;
+    }
+#  endif
+    pep788_gil_tls.gil_guard = 0;
+    if (guard != NULL) {
+        Pep788_LeaveInsider();
+        PyInterpreterGuard_Close(guard);
+    }
+}
+
+PEP788_C_BEGIN
+static inline PyObject *pep788_gil_at_exit(PyObject *self, PyObject *unused)
+{
+    (void)self;
+    (void)unused;
+    pep788_gil_finalizes();
+    Py_INCREF(Py_None);
+    return Py_None;
+}
+PEP788_C_END
+
+static inline int pep788_gil_set_up(void)
+{
+    static PyMethodDef method = {"pep788_gilstate", pep788_gil_at_exit, METH_NOARGS,
+                                 "Gives the guard of the finalizing thread back."};
+    PyObject *atexit, *function, *result;
+    if (Pep788_Init() < 0) {
+        return -1;
+    }
+#  if PEP788_LATE_NATIVE
+    if (pep788_shared.ensure == NULL) {
+        return 0;
+    }
+#  endif
+    atexit = PyImport_ImportModule("atexit");
+    function = atexit == NULL ? NULL : PyCFunction_NewEx(&method, NULL, NULL);
+    result = function == NULL ? NULL : PyObject_CallMethod(atexit, "register", "O", function);
+    Py_XDECREF(function);
+    Py_XDECREF(atexit);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+static inline int pep788_gil_finalize(void)
+{
+    pep788_gil_finalizes();
+    return Py_FinalizeEx();
+}
+#  define Py_FinalizeEx pep788_gil_finalize
+#  define Py_Finalize() ((void)pep788_gil_finalize())
+#else
+#  define pep788_gil_set_up Pep788_Init
+#endif
 
 /* Unchanged sources do not call Pep788_Init; their module creation does. */
 static inline PyObject *pep788_module_create(PyModuleDef *def, int api_version)
 {
-    if (Pep788_Init() < 0) {
+    if (pep788_gil_set_up() < 0) {
         return NULL;
     }
     return PyModule_Create2(def, api_version);
@@ -3262,7 +3522,7 @@ static inline PyObject *pep788_module_create(PyModuleDef *def, int api_version)
 
 static inline PyObject *pep788_module_init(PyModuleDef *def)
 {
-    if (Pep788_Init() < 0) {
+    if (pep788_gil_set_up() < 0) {
         return NULL;
     }
     return PyModuleDef_Init(def);
