@@ -36,6 +36,10 @@ NATIVE = HAS_NATIVE and not ALWAYS
 DEBUG_BUILD = hasattr(sys, "gettotalrefcount")
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
+needs_limited_api = pytest.mark.skipif(
+    FREE_THREADED, reason="no abi3 for free-threaded builds: Python.h of 3.13t and 3.14t stops at Py_LIMITED_API with #error"
+)
+
 TRIES = max(1, int(os.environ.get("PEP788_TEST_TRIES") or 1))
 """Scale of loops that look for races: 1 keeps the suite short, `make stress` raises it."""
 
