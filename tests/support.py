@@ -56,6 +56,18 @@ def ours_only(reason: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(NATIVE, reason=f"ours only: {reason}")
 
 
+def tracked_files() -> List[pathlib.Path]:
+    """What git knows of the checkout, as relative paths; skips the test where there is no git or no checkout."""
+    words = ["git", "-C", str(REPO), "ls-files", "-z"]
+    if shutil.which("git") is None or not (REPO / ".git").exists():
+        pytest.skip("needs git and a checkout")
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        pytest.skip(f"git: {done.stderr.strip()}")  # a worktree in a chroot, a folder of another user
+    names = filter(None, done.stdout.split("\0"))
+    return [pathlib.Path(name) for name in names if (REPO / name).is_file()]
+
+
 # --- building -------------------------------------------------------------------------------------------------
 
 
