@@ -188,6 +188,7 @@ def test_graalpy_is_refused() -> None:
     assert "GraalPy" in refused(["GRAALVM_PYTHON=1"])
 
 
+@support.needs_limited_api
 def test_a_limited_api_that_is_too_old_is_refused() -> None:
     assert "0x03090000" in refused(["Py_LIMITED_API=0x03080000"])
 
