@@ -22,7 +22,9 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMPS)/demo ## native threads at the end of the process, old API and new side by side
-	@$(VENV)/bin/python examples/pyaudio/build.py --always --recompiled > build/stamps/pyaudio.log 2>&1 || true
+	@echo "building PyAudio ..." >&2
+	@$(VENV)/bin/python examples/pyaudio/build.py --always --recompiled > $(STAMPS)/pyaudio.log 2>&1 || \
+	    echo "PyAudio was not built, its row stays empty; why: $(STAMPS)/pyaudio.log" >&2
 	@PEP788_DEMO_PYAUDIO=$(abspath build/pyaudio)/`$(VENV)/bin/python -c '$(TAG)'` $(VENV)/bin/pep788 demo $(ARGS)
 
 test: $(STAMPS)/test ## the tests on the interpreter at hand (minutes)
