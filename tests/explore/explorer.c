@@ -31,10 +31,15 @@
 #  define TSO 0
 #endif
 
+/* Cells in a row: 1, all threads share one; 2, two do and one has its own. */
+#ifndef SHARDS
+#  define SHARDS 1
+#endif
+
 #define THREADS 3
 #define STACK 16384
 #define BUFFER 4            /* stores that one thread may have under way */
-#define MAX_CELLS 16
+#define MAX_CELLS (16 * SHARDS)
 #define MAX_COORDINATORS 3
 #define MAX_RECORDS 4
 
@@ -72,7 +77,7 @@ static struct arena {
     word_t shared[8];                            /* of scenarios */
     jmp_buf context[THREADS];
     size_t used;
-    _Alignas(64) char bytes[3072];
+    _Alignas(64) char bytes[2048 + 1024 * SHARDS];
 } arena;
 
 static _Alignas(64) char stacks[THREADS][STACK];
@@ -256,7 +261,14 @@ static void await(const word_t *at, word_t value)
 #define PEP788_SPIN(turns) ((void)(turns), explore_spin())
 #define PEP788_POST(lock) post_wake(lock)
 #define PEP788_ENGINE_ONLY
+#define PEP788_SHARDS SHARDS
+#define PEP788_SHARD() shard_of((int)(me - arena.thread))
 #define malloc(size) allocate(size)
+
+static size_t shard_of(int thread)
+{
+    return (size_t)thread % SHARDS;
+}
 
 static void post_wake(void *lock)
 {
@@ -488,13 +500,17 @@ static int cell_index(const word_t *at)
     return -1;
 }
 
+static int on_pair(pep788_record *r, pep788_cell *cell)
+{
+    return (cell >= r->pair[0] && cell < r->pair[0] + SHARDS) || (cell >= r->pair[1] && cell < r->pair[1] + SHARDS);
+}
+
 static size_t open_guards(pep788_coordinator *c)
 {
     size_t n = 0;
     int i;
     for (i = 0; i < n_cells; i++) {
-        if (coordinator_of(cells[i]->record) == c
-            && (cells[i]->record->pair[0] == cells[i] || cells[i]->record->pair[1] == cells[i])) {
+        if (coordinator_of(cells[i]->record) == c && on_pair(cells[i]->record, cells[i])) {
             n += arena.open[i];
         }
     }
@@ -658,10 +674,10 @@ static void check_phases(void)
             continue;
         }
         for (r = c->records; r != NULL; r = r->next) {
-            for (i = 0; i < 2; i++) {
-                word_t state = r->pair[i]->word & PEP788_STATE;
-                if (state != (r->pair[i] == (pep788_cell *)r->current || want == PEP788_CLOSED ? want
-                                                                                             : PEP788_RETIRED)) {
+            for (i = 0; i < 2 * SHARDS; i++) {
+                pep788_cell *row = r->pair[i / SHARDS];
+                word_t state = row[i % SHARDS].word & PEP788_STATE;
+                if (state != (row == (pep788_cell *)r->current || want == PEP788_CLOSED ? want : PEP788_RETIRED)) {
                     fail("a cell is in state %d in phase %d of its interpreter", (int)state, (int)c->phase);
                 }
             }
@@ -684,7 +700,7 @@ static void check_state(void)
             fail("a cell is BUSY with open guards");
         }
         if ((word & PEP788_STATE) == PEP788_CLOSED && c != NULL && r->status != PEP788_NEVER
-            && (r->pair[0] == cells[i] || r->pair[1] == cells[i])) {
+            && on_pair(r, cells[i])) {
             k = index_of(c);
             if (!arena.abandoned[k] && !arena.reopening[k] && r->status != PEP788_ENDED && open_guards(c) != 0) {
                 fail("closed while a guard is open (G3, G6)");
@@ -697,11 +713,12 @@ static void check_state(void)
         if (t->entering != NULL) {
             pep788_record *r = t->entering;
             pep788_cell *current = (pep788_cell *)r->current;
-            if (current == NULL || (r->pair[0]->word & PEP788_STATE) == PEP788_CLOSED
-                || (r->pair[1]->word & PEP788_STATE) == PEP788_CLOSED) {
+            size_t at = shard_of(k);
+            if (current == NULL || (r->pair[0][at].word & PEP788_STATE) == PEP788_CLOSED
+                || (r->pair[1][at].word & PEP788_STATE) == PEP788_CLOSED) {
                 t->saw_closed = t->saw_refusal = 1;
             }
-            else if ((current->word & PEP788_STATE) == PEP788_INSIDERS) {
+            else if ((current[at].word & PEP788_STATE) == PEP788_INSIDERS) {
                 t->saw_refusal = 1;
             }
         }
@@ -802,9 +819,10 @@ static int forking;                  /* of the scenario: cells for the child are
 static void know_cells(pep788_cell **pair)
 {
     int i;
-    for (i = 0; i < 2; i++) {
-        if (cell_index(&pair[i]->word) < 0) {
-            cells[n_cells++] = pair[i];
+    for (i = 0; i < 2 * SHARDS; i++) {
+        pep788_cell *cell = pair[i / SHARDS] + i % SHARDS;
+        if (cell_index(&cell->word) < 0) {
+            cells[n_cells++] = cell;
         }
     }
 }
@@ -815,6 +833,7 @@ static pep788_record *new_record(void *where)
     records[n_records++] = r;
     r->ops = &other_copy;
     r->name = "copy";
+    r->shards = SHARDS;
     if (!pep788_new_pair(r->pair, r) || (forking && !pep788_new_pair(r->spare, r))) {
         exit(2);
     }
@@ -828,11 +847,14 @@ static pep788_record *new_record(void *where)
 /* As pep788_join_locked leaves it, without threads. */
 static void join_now(pep788_coordinator *c, pep788_record *r)
 {
+    int i;
     r->next = c->records;
     c->records = r;
     r->coordinator = (word_t)c;
-    r->pair[0]->word = PEP788_OPEN;
-    r->pair[1]->word = PEP788_RETIRED;
+    for (i = 0; i < SHARDS; i++) {
+        r->pair[0][i].word = PEP788_OPEN;
+        r->pair[1][i].word = PEP788_RETIRED;
+    }
     r->current = (word_t)r->pair[0];
     r->interp = c->interp;
     r->status = PEP788_LIVE;
@@ -840,7 +862,7 @@ static void join_now(pep788_coordinator *c, pep788_record *r)
 
 static guard_t take_now(pep788_record *r)
 {
-    guard_t guard = {(pep788_cell *)r->current, 0};
+    guard_t guard = {(pep788_cell *)r->current + SHARDS - 1, 0};
     guard.cell->word += PEP788_UNIT;
     arena.open[cell_index(&guard.cell->word)]++;
     return guard;
@@ -1313,7 +1335,7 @@ static const char *name_of(const word_t *at, char *text, size_t size)
             while (k < n_records && records[k] != r) {
                 k++;
             }
-            snprintf(text, size, "copy%d.cell%c", k, 'A' + (cells[i] > r->pair[0]));
+            snprintf(text, size, "copy%d.cell%c%d", k, 'A' + (cells[i] >= r->pair[1]), (int)((cells[i] - r->pair[0]) % SHARDS));
             return text;
         }
     }

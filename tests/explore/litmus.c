@@ -16,6 +16,8 @@
 static void post(void *lock);
 #define PEP788_ENGINE_ONLY
 #define PEP788_INSIDE(record) ((void)(record), 0)
+#define PEP788_SHARDS 1
+#define PEP788_SHARD() ((size_t)0)
 #define PEP788_POST(lock) post(lock)
 #include "pep788.h"
 
@@ -41,6 +43,7 @@ static void post(void *lock)
 static void set_up(slot *s)
 {
     memset(s, 0, sizeof(*s));
+    s->record.shards = 1;
     s->record.pair[0] = &s->cells[0];
     s->record.pair[1] = &s->cells[1];
     s->cells[0].record = s->cells[1].record = &s->record;

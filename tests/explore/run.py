@@ -38,6 +38,8 @@ FUNCTIONS = (
 ).split()
 
 MODELS = {"sc": "sequential consistency", "tso": "store buffers (x86-TSO)"}
+# Cells in a row; and the threads on them.
+SHARDS = {1: "all threads on one cell", 2: "two threads on one cell, the third on its own"}
 LIMIT = 900
 
 
@@ -58,6 +60,7 @@ class Mutant:
     new: str
     scenarios: str
     model: str = "sc"
+    shards: int = 1
 
     def apply(self, header: str) -> str:
         start, end = find_function(header, self.function)
@@ -89,21 +92,28 @@ MUTANTS = [
     Mutant("a post under way is not taken after a timeout", "pep788_sleep", r"pep788_slept\(first\)",
            r"(pep788_slept(first), 0)", "timeout"),
     Mutant("RETIRED is stored before `current`", "pep788_begin_wait",
-           r"(            pep788_store_release\(&r->current.*?\n)(            pep788_set_state\(old.*?\n)",
+           r"(            pep788_store_release\(&r->current.*?\n)(            pep788_set_state\(r, old.*?\n)",
            r"\2\1", "close"),
     Mutant("RETIRED does not look at `current` again", "pep788_enter",
-           r"(newer one\. \*/\n)            cell = PEP788_PTR\(pep788_cell, record->current\);\n", r"\1", "close"),
+           r"(newer one\. \*/\n)            cell = PEP788_PTR\(pep788_cell, record->current\) \+ shard;\n", r"\1", "close"),
     Mutant("BUSY is skipped: count 0 is only looked at", "pep788_try_close",
-           r"while \(ok && !pep788_cas_seq_cst\(&r->pair\[i\]->word, &word, PEP788_BUSY\)\)",
+           r"while \(ok && !pep788_cas_seq_cst\(&cell->word, &word, PEP788_BUSY\)\)",
            "while (0)", "close copies"),
-    Mutant("only one cell of a pair is made BUSY", "pep788_try_close", r"i < 2 && ok", "i < 1 && ok", "queued-call"),
+    Mutant("only one row of a pair is made BUSY", "pep788_try_close", r"i < 2 \* r->shards && ok", "i < r->shards && ok",
+           "queued-call"),
+    Mutant("only the first cell of a row is made BUSY", "pep788_try_close", r"i / r->shards\] \+ i % r->shards", "i / r->shards]",
+           "close", shards=2),
+    Mutant("only the first cell of a row is counted", "pep788_row_count", r"i < record->shards", "i < 1", "old-guard",
+           shards=2),
+    Mutant("only the first cell of a row changes its state", "pep788_set_state", r"i < record->shards", "i < 1", "close",
+           shards=2),
     Mutant("a close that failed leaves BUSY behind", "pep788_try_close",
            r"if \(!ok\) \{\n            pep788_apply\(c, phase\);", "if (!ok) {", "copies-both"),
     Mutant("a close that failed refuses from then on", "pep788_try_close",
            r"if \(!ok\) \{\n            pep788_apply\(c, phase\);",
            "if (!ok) {\n            pep788_apply(c, PEP788_PHASE_INSIDERS);", "old-guard"),
     Mutant("states are stored without compare-and-swap", "pep788_set_state",
-           r"while \(!pep788_cas_seq_cst\(&cell->word, &word, (.*?)\)\) \{\n    \}",
+           r"while \(!pep788_cas_seq_cst\(&cell->word, &word, (.*?)\)\) \{\n        \}",
            r"pep788_store_seq_cst(&cell->word, \1);", "close"),
     Mutant("guards are counted without compare-and-swap", "pep788_enter",
            r"if \(pep788_cas_seq_cst\(&cell->word, &word, (word \+ PEP788_UNIT)\)\)",
@@ -122,7 +132,7 @@ MUTANTS = [
     Mutant("the first phase does not wait", "pep788_step",
            r"== PEP788_PHASE_DRAIN\n        && pep788_ready_locked\(first, all\)", "== PEP788_PHASE_DRAIN",
            "old-guard"),
-    Mutant("the cells do not change places", "pep788_begin_wait",
+    Mutant("the rows do not change places", "pep788_begin_wait",
            r"            pep788_store_release\(&r->current, \(pep788_word\)young\);\n", "", "close"),
     Mutant("the step is taken without the subinterpreters' locks", "pep788_lock_set",
            r"PEP788_EACH\(it, first, all\)", "PEP788_EACH(it, first, 0)", "main-and-sub-main-guard main-and-sub"),
@@ -166,14 +176,14 @@ def run(command: Sequence[str], timeout: float = LIMIT) -> Tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def build(folder: pathlib.Path, header: str, model: str) -> pathlib.Path:
+def build(folder: pathlib.Path, header: str, model: str, shards: int = 1) -> pathlib.Path:
     """The explorer around this header text."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pep788.h").write_text(header)
     (folder / "functions.h").write_text(copy_functions(header, FUNCTIONS, (HERE / "explorer.c").read_text()))
-    program = folder / f"explorer-{model}"
+    program = folder / f"explorer{shards}-{model}"
     command = [*COMPILER, "-O2", "-std=gnu11", "-Wall", "-Wno-unused", "-I", str(folder),
-               f'-DHEADER_FUNCTIONS="{folder / "functions.h"}"', f"-DTSO={int(model == 'tso')}",
+               f'-DHEADER_FUNCTIONS="{folder / "functions.h"}"', f"-DTSO={int(model == 'tso')}", f"-DSHARDS={shards}",
                str(HERE / "explorer.c"), "-o", str(program)]
     status, output = run(command)
     if status != 0:
@@ -222,7 +232,8 @@ def number(text: str) -> str:
 
 def explore_all(pool: concurrent.futures.Executor, folder: pathlib.Path, header: str, wanted: Sequence[str]) -> int:
     """All scenarios in all memory models; the number of violations."""
-    programs = list(pool.map(lambda model: build(folder / "header", header, model), MODELS))
+    columns = [(model, shards) for model in MODELS for shards in SHARDS]
+    programs = list(pool.map(lambda column: build(folder / f"header{column[1]}", header, *column), columns))
     status, listing = run([str(programs[0]), "--list"])
     names = [line.partition("\t")[0] for line in listing.splitlines()]
     unknown = set(wanted) - set(names)
@@ -230,8 +241,8 @@ def explore_all(pool: concurrent.futures.Executor, folder: pathlib.Path, header:
         raise Failed(f"no such scenario: {', '.join(sorted(unknown))}; there are: {' '.join(names)}")
     names = list(wanted) or names
     failures = states = 0
-    for program, (model, about) in zip(programs, MODELS.items()):
-        print(f"\nEvery interleaving of 3 threads, {about}\n")
+    for program, (model, shards) in zip(programs, columns):
+        print(f"\nEvery interleaving of 3 threads, {SHARDS[shards]}, {MODELS[model]}\n")
         print(f"{'scenario':<26} {'states':>9} {'steps':>10} {'interleavings':>13} {'longest':>7} {'s':>6}  what")
         for outcome in pool.map(lambda name, program=program: explore(program, name), names):
             if outcome.status == 0 and outcome.fields:
@@ -242,7 +253,8 @@ def explore_all(pool: concurrent.futures.Executor, folder: pathlib.Path, header:
                 failures += 1
                 print(f"{outcome.scenario:<26} FAILED (exit status {outcome.status})\n{outcome.output}")
             sys.stdout.flush()
-    print(f"\n{len(names)} scenarios in {len(MODELS)} memory models, {states} states, {failures} violations.")
+    print(f"\n{len(names)} scenarios in {len(MODELS)} memory models, with 1 and 2 cells in a row, {states} states, "
+          f"{failures} violations.")
     print("\"steps\" are transitions between states, \"interleavings\" the ways through them; \"endless\": threads that "
           "acquire for ever,\nwhere it is checked instead that no fair scheduler keeps finalization waiting (F9).")
     return failures
@@ -254,7 +266,7 @@ def explore_mutants(pool: concurrent.futures.Executor, folder: pathlib.Path, hea
     def try_mutant(numbered: Tuple[int, Mutant]) -> Tuple[Mutant, List[Outcome]]:
         index, mutant = numbered
         try:
-            program = build(folder / f"mutant{index}", mutant.apply(header), mutant.model)
+            program = build(folder / f"mutant{index}", mutant.apply(header), mutant.model, mutant.shards)
         except (Failed, Missing) as problem:
             return mutant, [Outcome(mutant.scenarios, mutant.model, 2, str(problem))]
         outcomes: List[Outcome] = []

@@ -65,7 +65,7 @@ typedef enum { PEP788_NOT_FINAL, PEP788_PERHAPS, PEP788_FINAL } pep788_end;
 typedef enum {
     PEP788_OK, PEP788_NOT_INITIALIZED, PEP788_FINALIZING, PEP788_GONE, PEP788_NO_MEMORY
 } Pep788_Failure;
-typedef struct { unsigned depth; Pep788_Failure failure; } tls_t;
+typedef struct { unsigned depth, shard; Pep788_Failure failure; } tls_t;
 
 typedef struct wake_lock {
     pthread_mutex_t mutex;
@@ -78,7 +78,7 @@ enum { WAIT_LOCK = 1, PY_LOCK_FAILURE = 0, PY_LOCK_ACQUIRED = 1 };
 static struct {
     pep788_record main;
     pep788_ops ops;
-    pep788_word subs, pool_lock, trace;
+    pep788_word subs, pool_lock, trace, threads;
     pep788_coordinator *pool;
 } pep788_shared;
 static __thread tls_t pep788_tls;
@@ -423,7 +423,7 @@ static void *sub_thread(void *argument)
 
 static size_t open_on(pep788_record *r)
 {
-    return pep788_load_acquire(&r->pair[0]->word) / PEP788_UNIT + pep788_load_acquire(&r->pair[1]->word) / PEP788_UNIT;
+    return pep788_record_count(r);
 }
 
 /* F1: everything stands still, then this process goes on as the child would, with the parent's guards still open. */
@@ -542,6 +542,7 @@ int main(int argc, char **argv)
     pep788_shared.ops.abi = other_ops.abi = PEP788_ABI;
     pep788_shared.ops.thread_depth = depth_here;
     other_ops.thread_depth = no_depth;
+    pep788_shared.main.shards = other_copy.shards = PEP788_SHARDS;
     for (i = 0; i < TAKERS; i++) {
         if (pthread_create(&takers[i], NULL, taker, (void *)(uintptr_t)next_random(&random)) != 0) {
             fail("no thread");

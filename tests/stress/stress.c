@@ -432,13 +432,9 @@ static void attached(worker *w, target *t, int depth)
 static void no_guards_left(worker *w, const char *when)
 {
 #if OURS
-    size_t i;
-    for (i = 0; i < 2; i++) {
-        pep788_cell *cell = pep788_shared.main.pair[i];
-        size_t n = cell == NULL ? 0 : pep788_load_acquire(&cell->word) / PEP788_UNIT;
-        if (n != 0) {
-            bug(w, "%zd guards of the main interpreter are counted %s", (Py_ssize_t)n, when);
-        }
+    size_t n = pep788_shared.main.pair[0] == NULL ? 0 : pep788_record_count(&pep788_shared.main);
+    if (n != 0) {
+        bug(w, "%zd guards of the main interpreter are counted %s", (Py_ssize_t)n, when);
     }
 #endif
     (void)w;

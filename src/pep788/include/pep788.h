@@ -374,6 +374,9 @@ static inline double pep788_now(void)
 
 #define PEP788_ABI 1
 #define PEP788_LINE 64   /* cells do not share cache lines; 6 free pointer bits */
+#ifndef PEP788_SHARDS
+#  define PEP788_SHARDS 16     /* a power of 2: threads that never share a cell */
+#endif
 
 /* State of a cell, in the low bits of its word; the count is above them.
    0 must be CLOSED: a zeroed record refuses. */
@@ -430,9 +433,10 @@ typedef struct pep788_ops {
 
 /* One copy of this header on one interpreter. */
 struct pep788_record {
-    pep788_word current;         /* atomic pep788_cell *: where guards are taken */
-    pep788_cell *pair[2];        /* written with coordinator->lock held */
+    pep788_word current;         /* atomic pep788_cell *: row where guards are taken */
+    pep788_cell *pair[2];        /* rows of cells; written with coordinator->lock held */
     pep788_cell *spare[2];       /* for the child of a fork */
+    size_t shards;               /* cells in a row; constant */
     pep788_word coordinator;     /* atomic pep788_coordinator * */
     pep788_word interp;          /* atomic PyInterpreterState * */
     pep788_word status;          /* atomic */
@@ -470,9 +474,11 @@ struct pep788_coordinator {
 /* ------------------------------------------------------------------------- */
 /* 4  Guards: the state machine.  No Python in this section.                   */
 /*                                                                             */
-/*    A record has two cells. Guards are taken on `current`; when the wait      */
-/*    begins the two change places, which splits the guards the wait must      */
-/*    outlast from those taken since (F9): nobody can starve it.               */
+/*    A record has two rows of cells. A thread takes its guards on its own      */
+/*    cell of the row `current`; when the wait begins the two rows change      */
+/*    places, which splits the guards the wait must outlast from those taken   */
+/*    since (F9): nobody can starve it. A guard is closed on the cell it was   */
+/*    taken on, by whichever thread.                                           */
 /*                                                                             */
 /*      current:  OPEN --------> OPEN ----------> INSIDERS --> BUSY --> CLOSED */
 /*      other:    RETIRED     RETIRED, drains     RETIRED   --> BUSY --> CLOSED */
@@ -489,6 +495,11 @@ struct pep788_coordinator {
 #ifndef PEP788_INSIDE
 static inline int pep788_inside(pep788_record *record);
 #  define PEP788_INSIDE(record) pep788_inside(record)
+#endif
+/* The calling thread's place in a row. */
+#ifndef PEP788_SHARD
+static inline size_t pep788_shard(void);
+#  define PEP788_SHARD() pep788_shard()
 #endif
 #ifndef PEP788_POST
 #  define PEP788_POST(lock) PyThread_release_lock((PyThread_type_lock)(lock))
@@ -513,11 +524,14 @@ static inline void pep788_unlock(pep788_word *lock)
 static inline pep788_cell *pep788_enter(pep788_record *record)
 {
     unsigned turns = 0;
+    size_t shard;
     pep788_cell *cell = PEP788_PTR(pep788_cell, record->current);
     pep788_word word;
     if (cell == NULL) {
         return NULL;
     }
+    shard = PEP788_SHARD();
+    cell += shard;
     word = pep788_load_acquire(&cell->word);
     for (;;) {
         switch (word & PEP788_STATE) {
@@ -533,7 +547,7 @@ static inline pep788_cell *pep788_enter(pep788_record *record)
             break;
         case PEP788_RETIRED:
             /* `current` was stored before RETIRED, so this is a newer one. */
-            cell = PEP788_PTR(pep788_cell, record->current);
+            cell = PEP788_PTR(pep788_cell, record->current) + shard;
             word = pep788_load_acquire(&cell->word);
             break;
         case PEP788_BUSY:
@@ -573,11 +587,32 @@ static inline void pep788_leave(pep788_cell *cell)
     }
 }
 
-static inline void pep788_set_state(pep788_cell *cell, pep788_word state)
+/* Of all cells of a row. */
+static inline void pep788_set_state(pep788_record *record, pep788_cell *row, pep788_word state)
 {
-    pep788_word word = pep788_load_acquire(&cell->word);
-    while (!pep788_cas_seq_cst(&cell->word, &word, (word & ~PEP788_STATE) | state)) {
+    size_t i;
+    for (i = 0; i < record->shards; i++) {
+        pep788_cell *cell = row + i;
+        pep788_word word = pep788_load_acquire(&cell->word);
+        while (!pep788_cas_seq_cst(&cell->word, &word, (word & ~PEP788_STATE) | state)) {
+        }
     }
+}
+
+/* Guards open on a row, seen cell by cell. */
+static inline size_t pep788_row_count(pep788_record *record, pep788_cell *row)
+{
+    size_t i, n = 0;
+    for (i = 0; i < record->shards; i++) {
+        n += pep788_load_seq_cst(&row[i].word) / PEP788_UNIT;
+    }
+    return n;
+}
+
+/* Both rows: for reports, and where nobody takes guards. */
+static inline size_t pep788_record_count(pep788_record *record)
+{
+    return pep788_row_count(record, record->pair[0]) + pep788_row_count(record, record->pair[1]);
 }
 
 static inline pep788_cell *pep788_other(pep788_record *record)
@@ -640,14 +675,14 @@ static inline void pep788_apply(pep788_coordinator *c, pep788_word phase)
 {
     pep788_record *r;
     for (r = c->records; r != NULL; r = r->next) {
-        pep788_set_state(PEP788_PTR(pep788_cell, r->current),
+        pep788_set_state(r, PEP788_PTR(pep788_cell, r->current),
                          phase == PEP788_PHASE_INSIDERS ? PEP788_INSIDERS : PEP788_OPEN);
-        pep788_set_state(pep788_other(r), PEP788_RETIRED);
+        pep788_set_state(r, pep788_other(r), PEP788_RETIRED);
     }
     pep788_store_release(&c->phase, phase);
 }
 
-/* OPEN -> DRAIN: the cells change places. */
+/* OPEN -> DRAIN: the rows change places. */
 static inline void pep788_begin_wait(pep788_coordinator *first, int all)
 {
     pep788_coordinator *c;
@@ -660,26 +695,26 @@ static inline void pep788_begin_wait(pep788_coordinator *first, int all)
         for (r = c->records; r != NULL; r = r->next) {
             pep788_cell *old = PEP788_PTR(pep788_cell, r->current);
             pep788_cell *young = pep788_other(r);
-            pep788_set_state(young, PEP788_OPEN);
+            pep788_set_state(r, young, PEP788_OPEN);
             pep788_store_release(&r->current, (pep788_word)young);
-            pep788_set_state(old, PEP788_RETIRED);
+            pep788_set_state(r, old, PEP788_RETIRED);
         }
         pep788_store_release(&c->phase, PEP788_PHASE_DRAIN);
     }
     pep788_unlock_set(first, all);
 }
 
-/* Guards open on one interpreter; `young`: only those on the current cells. */
+/* Guards open on one interpreter; `young`: only those on the current rows. */
 static inline size_t pep788_count(pep788_coordinator *c, int old, int young)
 {
     size_t n = 0;
     pep788_record *r;
     for (r = c->records; r != NULL; r = r->next) {
         if (old) {
-            n += pep788_load_seq_cst(&pep788_other(r)->word) / PEP788_UNIT;
+            n += pep788_row_count(r, pep788_other(r));
         }
         if (young) {
-            n += pep788_load_seq_cst(&PEP788_PTR(pep788_cell, r->current)->word) / PEP788_UNIT;
+            n += pep788_row_count(r, PEP788_PTR(pep788_cell, r->current));
         }
     }
     return n;
@@ -743,8 +778,8 @@ static inline void pep788_close_locked(pep788_coordinator *c)
     pep788_record *r;
     for (r = c->records; r != NULL; r = r->next) {
         pep788_store_release(&r->status, PEP788_ENDING);
-        pep788_set_state(r->pair[0], PEP788_CLOSED);
-        pep788_set_state(r->pair[1], PEP788_CLOSED);
+        pep788_set_state(r, r->pair[0], PEP788_CLOSED);
+        pep788_set_state(r, r->pair[1], PEP788_CLOSED);
     }
     pep788_store_release(&c->phase, PEP788_PHASE_CLOSED);
 }
@@ -757,18 +792,20 @@ static inline int pep788_try_close(pep788_coordinator *first, int all, int keep_
 {
     pep788_coordinator *c;
     pep788_record *r;
-    int i, ok = 1;
+    size_t i;
+    int ok = 1;
     pep788_lock_set(first, all);
     PEP788_EACH(c, first, all) {
         if (pep788_load_acquire(&c->phase) == PEP788_PHASE_CLOSED) {
             continue;
         }
         for (r = c->records; r != NULL && ok; r = r->next) {
-            for (i = 0; i < 2 && ok; i++) {
-                pep788_word word = pep788_load_acquire(&r->pair[i]->word);
+            for (i = 0; i < 2 * r->shards && ok; i++) {
+                pep788_cell *cell = r->pair[i / r->shards] + i % r->shards;
+                pep788_word word = pep788_load_acquire(&cell->word);
                 do {
                     ok = word < PEP788_UNIT;
-                } while (ok && !pep788_cas_seq_cst(&r->pair[i]->word, &word, PEP788_BUSY));
+                } while (ok && !pep788_cas_seq_cst(&cell->word, &word, PEP788_BUSY));
             }
         }
     }
@@ -825,22 +862,25 @@ static inline void pep788_abandon(pep788_coordinator *first, int all)
     pep788_wake_subs(first, all);
 }
 
-/* Two cells in one zeroed (CLOSED) block, aligned; 0 if out of memory. */
+/* Two rows in one zeroed (CLOSED) block, aligned; 0 if out of memory. */
 static inline int pep788_new_pair(pep788_cell **pair, pep788_record *record)
 {
-    char *block = (char *)malloc(3 * sizeof(pep788_cell));
+    size_t i, cells = 2 * record->shards;
+    char *block = (char *)malloc((cells + 1) * sizeof(pep788_cell));
     if (block == NULL) {
         return 0;
     }
     block += (PEP788_LINE - (uintptr_t)block % PEP788_LINE) % PEP788_LINE;
-    memset(block, 0, 2 * sizeof(pep788_cell));
+    memset(block, 0, cells * sizeof(pep788_cell));
     pair[0] = (pep788_cell *)(void *)block;
-    pair[1] = pair[0] + 1;
-    pair[0]->record = pair[1]->record = record;
+    pair[1] = pair[0] + record->shards;
+    for (i = 0; i < cells; i++) {
+        pair[0][i].record = record;
+    }
     return 1;
 }
 
-/* Gives a record that nobody sees its pair of cells and puts it among the
+/* Gives a record that nobody sees its pair of rows and puts it among the
    copies of an interpreter, in the phase that one is in. lock held. */
 static inline void pep788_join_locked(pep788_coordinator *c, pep788_record *r)
 {
@@ -852,9 +892,9 @@ static inline void pep788_join_locked(pep788_coordinator *c, pep788_record *r)
         pep788_store_release(&r->status, PEP788_ENDING);
     }
     else {
-        pep788_set_state(r->pair[0],
+        pep788_set_state(r, r->pair[0],
                          phase == PEP788_PHASE_INSIDERS ? PEP788_INSIDERS : PEP788_OPEN);
-        pep788_set_state(r->pair[1], PEP788_RETIRED);
+        pep788_set_state(r, r->pair[1], PEP788_RETIRED);
         pep788_store_release(&r->current, (pep788_word)r->pair[0]);
         pep788_store_release(&r->status, PEP788_LIVE);
     }
@@ -874,8 +914,7 @@ static inline void pep788_after_fork_in_child(pep788_record *r)
     pep788_store_relaxed(&c->lock, (pep788_word)0);
     pep788_store_relaxed(&r->traced_lock, (pep788_word)0);
     r->traced = NULL;
-    if (pep788_load_relaxed(&r->pair[0]->word) >= PEP788_UNIT
-        || pep788_load_relaxed(&r->pair[1]->word) >= PEP788_UNIT) {
+    if (pep788_record_count(r) != 0) {
         if (r->spare[0] == NULL && !pep788_new_pair(r->spare, r)) {
             /* No memory: refuse, and take no part in the child's wait. */
             pep788_record **link = &c->records;
@@ -885,8 +924,8 @@ static inline void pep788_after_fork_in_child(pep788_record *r)
             if (*link == r) {
                 *link = r->next;
             }
-            pep788_set_state(r->pair[0], PEP788_CLOSED);
-            pep788_set_state(r->pair[1], PEP788_CLOSED);
+            pep788_set_state(r, r->pair[0], PEP788_CLOSED);
+            pep788_set_state(r, r->pair[1], PEP788_CLOSED);
             pep788_store_release(&r->status, PEP788_ENDED);
             return;
         }
@@ -896,8 +935,8 @@ static inline void pep788_after_fork_in_child(pep788_record *r)
         pep788_store_release(&r->current, (pep788_word)r->pair[0]);
     }
     if (phase != PEP788_PHASE_CLOSED) {
-        pep788_set_state(PEP788_PTR(pep788_cell, r->current), PEP788_OPEN);
-        pep788_set_state(pep788_other(r), PEP788_RETIRED);
+        pep788_set_state(r, PEP788_PTR(pep788_cell, r->current), PEP788_OPEN);
+        pep788_set_state(r, pep788_other(r), PEP788_RETIRED);
         pep788_store_release(&r->status, PEP788_LIVE);
     }
 }
@@ -944,6 +983,7 @@ typedef struct pep788_frame {
 
 typedef struct {
     unsigned depth;              /* Ensures without Release */
+    unsigned shard;              /* its place in a row + 1; 0: none yet */
     Pep788_Failure failure;
     pep788_frame *frames;
     pep788_word gil_guard;       /* PEP788_REPLACE_GILSTATE */
@@ -957,6 +997,7 @@ typedef struct {
     pep788_word pool_lock;       /* atomic: subs reuse, coordinators */
     pep788_coordinator *pool;
     pep788_word forks;           /* atomic: handlers installed */
+    pep788_word threads;         /* atomic: those that have a place in a row */
     pep788_word trace;           /* atomic */
     pep788_word gilstate_key;    /* atomic: key + 1; 3.9-3.11 */
     pep788_word thread_id_at;    /* atomic: offset; abi3 on 3.9-3.11 */
@@ -1040,6 +1081,7 @@ static inline void pep788_look_up(void)
         }
         return;
     }
+    pep788_shared.main.shards = PEP788_SHARDS;
     pep788_shared.ops.abi = PEP788_ABI;
     pep788_shared.ops.thread_depth = pep788_thread_depth;
     pep788_shared.ops.release = pep788_detach;
@@ -1212,6 +1254,18 @@ static inline void pep788_find_gilstate_key(void) {}
 static inline int pep788_bind_gilstate(void *tstate) { (void)tstate; return 0; }
 #endif
 
+/* In turn: as many threads as there are cells in a row never share one. */
+static inline size_t pep788_shard(void)
+{
+    unsigned shard = pep788_tls.shard;
+    if (shard == 0) {
+        shard = 1 + (unsigned)pep788_add_acq_rel(&pep788_shared.threads, (pep788_word)1)
+                        % PEP788_SHARDS;
+        pep788_tls.shard = shard;
+    }
+    return shard - 1;
+}
+
 static inline int pep788_inside(pep788_record *record)
 {
     pep788_coordinator *c;
@@ -1238,6 +1292,14 @@ static inline pep788_cell *pep788_cell_of(pep788_word guard)
     return (pep788_cell *)(guard & ~PEP788_TAGS);
 }
 
+/* 0 if its record's rows were replaced (fork, a later Py_Initialize). */
+static inline int pep788_is_on_pair(const pep788_cell *cell)
+{
+    const pep788_record *r = cell->record;
+    return ((uintptr_t)cell - (uintptr_t)r->pair[0]) / sizeof(*cell) < r->shards
+           || ((uintptr_t)cell - (uintptr_t)r->pair[1]) / sizeof(*cell) < r->shards;
+}
+
 /* Gives the cell up and returns 0 if there is no memory. */
 static inline pep788_word pep788_trace(pep788_cell *cell)
 {
@@ -1258,7 +1320,7 @@ static inline pep788_word pep788_trace(pep788_cell *cell)
     t->native_id = PyThread_get_thread_native_id();
 #endif
     pep788_lock(&r->traced_lock);
-    if (cell == r->pair[0] || cell == r->pair[1]) {
+    if (pep788_is_on_pair(cell)) {
         t->next = r->traced;
         t->link = &r->traced;
         if (t->next != NULL) {
@@ -1277,9 +1339,8 @@ static inline void pep788_close_guard(pep788_word guard)
         pep788_traced *t = (pep788_traced *)(guard & ~PEP788_TAGS);
         pep788_record *r = cell->record;
         pep788_lock(&r->traced_lock);
-        /* Guards on cells that were replaced (fork, a later Py_Initialize) are on
-           a list that nobody has any more. */
-        if (cell == r->pair[0] || cell == r->pair[1]) {
+        /* Else it is on a list that nobody has any more. */
+        if (pep788_is_on_pair(cell)) {
             *t->link = t->next;
             if (t->next != NULL) {
                 t->next->link = t->link;
@@ -1686,8 +1747,7 @@ static inline void pep788_report(pep788_coordinator *first, int all, double wait
     pep788_lock_set(first, all);
     PEP788_EACH(c, first, all) {
         for (r = c->records; r != NULL; r = r->next) {
-            size_t count = pep788_load_acquire(&r->pair[0]->word) / PEP788_UNIT
-                           + pep788_load_acquire(&r->pair[1]->word) / PEP788_UNIT;
+            size_t count = pep788_record_count(r);
             total += count;
             if (count != 0 && n < 64) {
                 some[n].record = r;
@@ -2390,6 +2450,7 @@ static inline pep788_record *pep788_new_record(int is_main)
             if (r == NULL) {
                 return NULL;
             }
+            r->shards = PEP788_SHARDS;
             pep788_lock(&pep788_shared.pool_lock);
             r->sibling = PEP788_PTR(pep788_record, pep788_shared.subs);
             pep788_store_release(&pep788_shared.subs, (pep788_word)r);
@@ -2493,9 +2554,7 @@ static inline pep788_record *pep788_set_up(PyInterpreterState *interp)
         pep788_cell *pair[2] = {NULL, NULL};
         /* Cells are used again, unless guards of an earlier interpreter (leaked,
            or of before a fork) still count on them. */
-        if (mine != NULL && mine->pair[0] != NULL
-            && pep788_load_acquire(&mine->pair[0]->word) < PEP788_UNIT
-            && pep788_load_acquire(&mine->pair[1]->word) < PEP788_UNIT) {
+        if (mine != NULL && mine->pair[0] != NULL && pep788_record_count(mine) == 0) {
             pair[0] = mine->pair[0];
             pair[1] = mine->pair[1];
         }
@@ -3015,8 +3074,7 @@ static inline PyObject *Pep788_Modules(void)
         pep788_lock(&c->lock);
         for (r = c->records; r != NULL && n < 64; r = r->next, n++) {
             some[n].name = r->name;
-            some[n].count = pep788_load_acquire(&r->pair[0]->word) / PEP788_UNIT
-                            + pep788_load_acquire(&r->pair[1]->word) / PEP788_UNIT;
+            some[n].count = pep788_record_count(r);
         }
         pep788_unlock(&c->lock);
         for (i = 0; i < n; i++) {
