@@ -48,9 +48,10 @@ sanitize: $(STAMPS)/test ## the same code under the thread, address and undefine
 measure: $(STAMPS)/test ## cost of the import and of the exit, close latency, size of the header
 	@$(VENV)/bin/python tools/measure.py $(ARGS)
 
-lint: $(STAMPS)/dev ## ruff and mypy
+lint: $(STAMPS)/dev ## ruff, mypy, and the types as mypy sees them in a program that uses pep788
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest -q tests/tools/test_package.py::test_typing
 
 clean: ## delete what was built, except the Debian chroot and the downloads
 	@$(PYTHON) tools/interpreters.py clean

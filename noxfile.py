@@ -43,3 +43,4 @@ def lint(session: nox.Session) -> None:
     session.install(".[dev]")
     session.run("ruff", "check", ".")
     session.run("mypy")
+    session.run("pytest", "-q", "tests/tools/test_package.py::test_typing")
