@@ -165,9 +165,10 @@ def test_old_api_hangs_on_a_lock(tmp_path: pathlib.Path) -> None:
 
 
 def test_old_api_in_an_embedding_program(tmp_path: pathlib.Path) -> None:
-    seen = observe(EMBEDDED, "old", tmp_path)
-    if sys.version_info < (3, 15):  # 3.15 stops late threads; crashes are down to a quarter of the runs
-        assert not seen.clean(), "the old API came through unharmed: this scenario proves nothing"
+    seen = observe(EMBEDDED, "old", tmp_path)  # recorded on every version
+    if sys.version_info >= (3, 15):
+        pytest.skip(f"3.15 stops late threads, a quarter of the runs crash: {dict(seen.outcomes)} proves nothing")
+    assert not seen.clean(), "the old API came through unharmed: this scenario proves nothing"
 
 
 # --- GREEN: PEP 788 -------------------------------------------------------------------------------------------
@@ -192,8 +193,12 @@ def test_F11_a_parked_caller_keeps_its_locks(tmp_path: pathlib.Path) -> None:
     """The limit of F11: who is parked with a mutex in hand blocks the destructor that needs it.
 
     PyGILState_Ensure cannot say no, so the caller cannot be made to unlock. It is not worse than 3.15, where the old
-    API does the same; the cure is the new API (above). No crash and no unwinding even here.
+    API does the same; the cure is the new API (above). What is promised even here: no crash, no thread unwound or
+    stopped inside a callback, and nobody waits but for a caller that is parked.
     """
     seen = observe(LOCKED, "recompiled", tmp_path, timeout=8)
     assert set(seen.outcomes) <= {"ok", "parked", "hang"}, f"{dict(seen.outcomes)}\n{seen.complaint}"
-    assert all(ledger.killed == 0 for ledger in seen.ledgers), seen.complaint
+    for ledger in seen.ledgers:
+        assert (ledger.killed, ledger.frozen) == (0, 0), seen.complaint
+    parked = sum(ledger.parked > 0 for ledger in seen.ledgers)
+    assert parked == seen.outcomes["hang"] + seen.outcomes["parked"], f"{dict(seen.outcomes)}\n{seen.complaint}"
