@@ -153,7 +153,7 @@ def _demo(argv: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name != "pep788.demo":
             raise
-        return _fail("the demo is not part of this installation; install pep788 from PyPI")
+        return _fail("the demo is not part of this installation; install pep788 as a whole")
     status = demo.main(list(argv))
     return OK if status is None else int(status)
 
@@ -168,7 +168,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pep788",
         description="PEP 788 for CPython 3.9-3.15: guards, views and safe attach.",
-        epilog="Exit status: 0 done, 1 not done, 2 wrong usage.",
+        epilog="Exit status: 0 done, 1 not done, 2 wrong usage, 130 after Ctrl-C.",
     )
     parser.add_argument("--version", action="version", version=f"pep788 {pep788.__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
