@@ -22,7 +22,9 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMPS)/demo ## native threads at the end of the process, old API and new side by side
-	@$(VENV)/bin/python examples/pyaudio/build.py --always --recompiled > build/stamps/pyaudio.log 2>&1 || true
+	@echo "building PyAudio ..." >&2
+	@$(VENV)/bin/python examples/pyaudio/build.py --always --recompiled > $(STAMPS)/pyaudio.log 2>&1 || \
+	    echo "PyAudio was not built, its row stays empty; why: $(STAMPS)/pyaudio.log" >&2
 	@PEP788_DEMO_PYAUDIO=$(abspath build/pyaudio)/`$(VENV)/bin/python -c '$(TAG)'` $(VENV)/bin/pep788 demo $(ARGS)
 
 test: $(STAMPS)/test ## the tests on the interpreter at hand (minutes)
@@ -46,9 +48,10 @@ sanitize: $(STAMPS)/test ## the same code under the thread, address and undefine
 measure: $(STAMPS)/test ## cost of the import and of the exit, close latency, size of the header
 	@$(VENV)/bin/python tools/measure.py $(ARGS)
 
-lint: $(STAMPS)/dev ## ruff and mypy
+lint: $(STAMPS)/dev ## ruff, mypy, and the types as mypy sees them in a program that uses pep788
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest -q tests/tools/test_package.py::test_typing
 
 clean: ## delete what was built, except the Debian chroot and the downloads
 	@$(PYTHON) tools/interpreters.py clean
