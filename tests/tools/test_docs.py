@@ -13,7 +13,7 @@ import pytest
 import support
 
 README = support.REPO / "README.md"
-PAGES = [README, support.REPO / "CHANGELOG.md", *sorted((support.REPO / "docs").glob("*.md"))]
+PAGES = [README, support.REPO / "CHANGELOG.md", support.REPO / "bench" / "README.md", *sorted((support.REPO / "docs").glob("*.md"))]
 
 MODULE = """
 static PyMethodDef methods[] = {{"start", start, METH_O, NULL}, {NULL, NULL, 0, NULL}};
@@ -93,7 +93,7 @@ def anchors(page: pathlib.Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(support.REPO)))
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
         if link.startswith("https://"):
@@ -104,7 +104,7 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(file), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(support.REPO)))
 def test_pages_name_no_machine(page):
     text = page.read_text(encoding="utf-8")
     assert not re.search(r"/(root|work|home)/", text)
