@@ -1,6 +1,6 @@
 """What pep788 costs, and what the alternatives cost, on every interpreter of the matrix: tables, plots and a JSON.
 
-    python bench/bench.py                                 everything, some ten minutes
+    python bench/bench.py                                 everything, a quarter of an hour
     python bench/bench.py --quick                         less of everything, to see that it works
     python bench/bench.py --only guard,callbacks          some rows
     python bench/bench.py --interpreters 3.9,3.15-always  some interpreters; `here` is the one that runs this

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import matplotlib
+import tables
 from rows import Spread, is_native
 
 matplotlib.use("Agg")
@@ -60,6 +61,7 @@ def foot(figure: Any, results: Mapping[str, Any]) -> None:
     text = f"{machine.get('cpu_model_name', '?')}, {machine.get('cpu_count', '?')} processors; {results['date'][:10]}"
     text += f"; medians of {results['repeats']} rounds, lines: quartiles"
     text += "; --quick, not to be quoted" if results.get("quick") else ""
+    text += "; others used the machine meanwhile" if tables.busy_columns(results) else ""
     figure.text(0.01, -0.02, text, fontsize=8, color="#555555", ha="left", va="top")
 
 
@@ -82,7 +84,7 @@ def bars(axes: Any, columns: Sequence[str], series: Sequence[Series]) -> None:
                 textcoords="offset points",
                 ha="center",
                 va="bottom",
-                fontsize=8,
+                fontsize=7,
             )
             at += 1
         at += 1
@@ -95,7 +97,7 @@ def bars(axes: Any, columns: Sequence[str], series: Sequence[Series]) -> None:
     handles = [Rectangle((0, 0), 1, 1, color=colour) for _, colour, spreads in series if any(spreads)]
     labels = [label for label, _, spreads in series if any(spreads)]
     above = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "borderaxespad": 0}
-    axes.legend(handles, labels, frameon=False, ncols=4, columnspacing=1.2, **above)
+    axes.legend(handles, labels, frameon=False, ncols=4, columnspacing=1.2, handlelength=1.4, **above)
 
 
 def attach(results: Mapping[str, Any]) -> Any:
@@ -111,7 +113,7 @@ def attach(results: Mapping[str, Any]) -> Any:
         ("PyGILState_Ensure", ORANGE, [find(c, "attach", "gilstate") for c in columns.values()]),
         ("native EnsureFromView", PURPLE, native),
     ]
-    figure, axes = plt.subplots(figsize=(10, 4.6))
+    figure, axes = plt.subplots(figsize=(11.5, 4.6))
     bars(axes, list(columns), series)
     axes.set_ylabel("ns per attach + detach")
     axes.set_title("Native thread attaches and detaches: lower is better", loc="left", pad=26, fontsize=12)
@@ -139,7 +141,7 @@ def guard(results: Mapping[str, Any]) -> Any:
     ]
     if not any(any(spreads) for _, _, spreads in series):
         return None
-    figure, axes = plt.subplots(figsize=(10, 4.6))
+    figure, axes = plt.subplots(figsize=(11.5, 4.6))
     bars(axes, list(columns), series)
     axes.set_ylabel("ns per pair, as each thread sees it")
     axes.set_title("A guard taken from a view and closed: lower is better", loc="left", pad=26, fontsize=12)
@@ -197,7 +199,7 @@ def callbacks(results: Mapping[str, Any]) -> Any:
             handles.setdefault(label, handle)
     order = [label for _, label, _, _ in kinds if label in handles]
     shown = [handles[label] for label in order]
-    figure.legend(shown, order, frameon=False, loc="upper left", ncols=4, bbox_to_anchor=(0.05, 0.97))
+    figure.legend(shown, order, frameon=False, loc="upper left", ncols=4, bbox_to_anchor=(0.05, 0.965))
     title = "A trivial Python function called from native threads: higher is better"
     figure.suptitle(title, x=0.06, ha="left", fontsize=12)
     figure.tight_layout(rect=(0, 0, 1, 0.93))

@@ -13,10 +13,10 @@ BUSY = 5.0  # percent of the machine that others used
 
 
 def number(value: float) -> str:
-    """Three digits that count."""
+    """Three digits that count, and one more close above 1, where most promises are."""
     if value == 0:
         return "0"
-    digits = 2 - math.floor(math.log10(abs(value)))
+    digits = 3 if 1 <= value < 2 else 2 - math.floor(math.log10(abs(value)))
     return f"{round(value, digits):,.{max(0, digits)}f}"
 
 
@@ -56,7 +56,7 @@ def remarks(results: Results) -> list[str]:
         said.append("It was interrupted: what is here is what had been measured by then.")
     if results.get("quick"):
         said.append("`--quick`: few and short rounds, to see that the benchmark works. Not to be quoted.")
-    busy = {name: column["busy"] for name, column in results["columns"].items() if column.get("busy", 0) > BUSY}
+    busy = busy_columns(results)
     if busy:
         most = max(busy.values())
         said.append(
@@ -66,6 +66,10 @@ def remarks(results: Results) -> list[str]:
     if results.get("include"):
         said.append("Measured with another copy of pep788.h than this checkout's (`--include`).")
     return said
+
+
+def busy_columns(results: Results) -> dict[str, float]:
+    return {name: column["busy"] for name, column in results["columns"].items() if column.get("busy", 0) > BUSY}
 
 
 def reasons(results: Results) -> list[str]:
