@@ -410,6 +410,7 @@ def main(arguments: Sequence[str]) -> int:
     def interrupted(number: int, frame: object) -> None:
         if bench.stopped:
             os._exit(128 + number)
+        print("bench: stopping; once more to stop at once, and write nothing", file=sys.stderr, flush=True)
         bench.stop()
 
     signal.signal(signal.SIGINT, interrupted)
