@@ -16,7 +16,7 @@ STAMPS := build/stamps
 TAG := import sys, sysconfig as s; print("%d.%d.%d-" % sys.version_info[:3] + s.get_config_var("SOABI"))
 MATRIX = $(PYTHON) tools/matrix.py $(if $(ONLY),--only $(ONLY))
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all pyaudio stress explore sanitize measure lint clean distclean FORCE
+.PHONY: help demo test test-all pyaudio stress explore sanitize bench lint clean distclean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,8 +45,8 @@ explore: $(STAMPS)/test ## all interleavings of the guard and close state machin
 sanitize: $(STAMPS)/test ## the same code under the thread, address and undefined-behaviour sanitizers
 	$(VENV)/bin/python tests/sanitize/run.py $(ARGS)
 
-measure: $(STAMPS)/test ## cost of the import and of the exit, close latency, size of the header
-	@$(VENV)/bin/python tools/measure.py $(ARGS)
+bench: $(STAMPS)/bench ## what it costs, against native 3.15, PyGILState and other libraries: tables and plots
+	@$(VENV)/bin/python bench/bench.py $(if $(ONLY),--interpreters $(ONLY)) $(ARGS)
 
 lint: $(STAMPS)/dev ## ruff, mypy, and the types as mypy sees them in a program that uses pep788
 	$(VENV)/bin/ruff check .
@@ -56,13 +56,13 @@ lint: $(STAMPS)/dev ## ruff, mypy, and the types as mypy sees them in a program 
 clean: ## delete what was built, except the Debian chroot and the downloads
 	@$(PYTHON) tools/interpreters.py clean
 	rm -rf $(VENV) dist src/*.egg-info
-	find src tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests tools bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## delete everything that was built or downloaded
 	@$(PYTHON) tools/interpreters.py clean --all
 
 # One virtual environment for all; a stamp for each set of extras says that it is up to date.
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/dev: $(STAMPS)/python $(SOURCES) tools/setup_env.py
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/python $(SOURCES) tools/setup_env.py
 	@$(PYTHON) tools/setup_env.py --venv $(VENV) $(patsubst %,--extra %,$(filter-out demo,$(notdir $@)))
 	@touch $@
 

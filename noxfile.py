@@ -37,6 +37,13 @@ def stress(session: nox.Session) -> None:
     session.run("python", "tests/stress/run.py", *session.posargs)
 
 
+@nox.session(python=PYTHONS)
+def bench(session: nox.Session) -> None:
+    """What it costs, on one interpreter."""
+    session.install(".[bench]")
+    session.run("python", "bench/bench.py", "--interpreters", "here", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style and types."""

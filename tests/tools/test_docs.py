@@ -14,7 +14,7 @@ import pytest
 import support
 
 README = support.REPO / "README.md"
-PAGES = [README, support.REPO / "CHANGELOG.md", *sorted((support.REPO / "docs").glob("*.md"))]
+PAGES = [README, support.REPO / "CHANGELOG.md", support.REPO / "bench" / "README.md", *sorted((support.REPO / "docs").glob("*.md"))]
 
 MODULE = """
 static PyMethodDef methods[] = {{"start", start, METH_O, NULL}, {NULL, NULL, 0, NULL}};
@@ -100,7 +100,7 @@ def anchors(page: pathlib.Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(support.REPO)))
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
         if link.startswith("https://"):
@@ -135,7 +135,7 @@ def test_what_names_a_machine_or_a_registry_is_recognised():
     assert not REGISTRY.search("https:/" + "/peps.python.org/pep-0788/")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(support.REPO)))
 def test_pages_are_wrapped(page):
     text = page.read_text(encoding="utf-8")
     assert all(len(line) <= 120 or line.startswith(("|", "![")) for line in text.splitlines()), "wrap at 120 columns"

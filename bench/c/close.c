@@ -1,4 +1,4 @@
-/* For tools/measure.py: how long after the last Close does finalization go on? */
+/* For the row "close": how long after the last Close does finalization go on? */
 
 #include <Python.h>
 #include <pep788.h>
@@ -69,10 +69,10 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "measure_close", .m_methods = methods};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "bench_close", .m_methods = methods};
 
 PyMODINIT_FUNC
-PyInit_measure_close(void)
+PyInit_bench_close(void)
 {
     if (Pep788_Init() < 0) {
         return NULL;
