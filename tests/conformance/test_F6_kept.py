@@ -263,6 +263,11 @@ sub, leave_in_sub = map(int, os.read(read, 100).split())
 """
 
 
+# _xxsubinterpreters of 3.9-3.11 wants an interpreter to have one thread state, so nothing is kept in its own; those of
+# Py_NewInterpreter are in f_kept.c.
+KEPT_IN_SUB = sys.version_info >= (3, 12) and not support.NATIVE
+
+
 @kept_only
 def test_F6_two_interpreters_on_one_thread() -> None:
     code = SUB + textwrap.dedent("""
@@ -279,8 +284,10 @@ def test_F6_two_interpreters_on_one_thread() -> None:
     s("release_kept", token)
     states["main"].append(s.kept(("state",)))
     r = s.run()
-    assert len(set(map(r, states["main"]))) == len(set(map(r, states["sub"]))) == 1
-    assert r(outer) == r(after) == r(states["sub"][0]) != r(inner)
+    assert len(set(map(r, states["main"]))) == 1
+    assert r(outer) == r(after) != r(inner)
+    if sys.version_info >= (3, 12):
+        assert set(map(r, states["sub"])) == {r(outer)}
     f_sub.destroy(number)
     os.write(1, b"end\\n")
     """)
@@ -313,7 +320,9 @@ def test_F6_a_subinterpreter_ends_and_its_threads_go_on(after: str) -> None:
     assert not results[int(refused[1:])]
     os.write(1, b"end\\n")
     """)
-    assert events(kept(code)) == ["del in sub", "destroyed", "called", "called", "called", "end"]
+    out = events(kept(code))
+    assert [line for line in out if line != "del in sub"] == ["destroyed", "called", "called", "called", "end"]
+    assert out[0] == "del in sub"
 
 
 def test_F6_subinterpreters_come_and_go_under_one_thread() -> None:
@@ -348,9 +357,7 @@ def test_F6_subinterpreters_come_and_go_under_one_thread() -> None:
     assert events(kept(code)) == ["end"]
 
 
-@pytest.mark.skipif(
-    sys.version_info < (3, 12), reason="CPython before 3.12 does not survive a leftover subinterpreter (facts in docs)"
-)
+@pytest.mark.skipif(not KEPT_IN_SUB, reason="nothing is kept there")
 def test_F6_a_subinterpreter_that_is_left_to_the_end() -> None:
     code = SUB + textwrap.dedent("""
     s = Script()
@@ -414,6 +421,9 @@ def test_F6_fork_while_it_is_attached(how: str) -> None:
     assert events(kept(code)).count("parent") == 1
 
 
+@pytest.mark.skipif(
+    (3, 11) <= sys.version_info < (3, 13), reason="PyThreadState_New aborts in a child whose last state was deleted"
+)
 @pytest.mark.parametrize("how", ["os.fork()", "m.fork(False)"])
 def test_F6_fork_while_it_is_idle(how: str) -> None:
     """CPython deletes every state but the attached one in the child; there a new one is made and kept."""
@@ -565,7 +575,12 @@ def test_F6_subinterpreters_end_while_threads_exit() -> None:
         s("churn_kept", sub, 1 + int.from_bytes(os.urandom(1), "big"))
         s("churn_kept", view, 2)
         threads.append(s.start())
-    f_sub.destroy(number)
+    while True:
+        try:
+            f_sub.destroy(number)
+            break
+        except RuntimeError:    # 3.9-3.11: a thread is attached there at the moment
+            pass
     for t in threads:
         m.join(t)
     os.write(1, b"end\\n")

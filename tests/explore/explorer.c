@@ -393,7 +393,7 @@ static int pep788_too_late(void) { return 0; }
 static int pep788_atexit_survives_clear(void) { return subs_end_before_flag; }
 static void pep788_rearm(pep788_coordinator *c) { (void)c; }
 static void pep788_revive_soon(pep788_coordinator *c) { (void)c; }
-static void pep788_drop_kept(pep788_home *home, int forget) { (void)home; (void)forget; }
+static void pep788_drop_kept(pep788_home *home, int how) { (void)home; (void)how; }
 static void pep788_drop_all_kept(pep788_coordinator *c) { (void)c; }
 static void pep788_kept_in_child(pep788_home *home) { (void)home; }
 static void pep788_forget_slot(void) { }

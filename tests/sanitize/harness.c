@@ -211,7 +211,7 @@ static int pep788_too_late(void) { return 0; }
 static pep788_end pep788_classify(pep788_coordinator *c) { return c->is_main ? PEP788_PERHAPS : PEP788_FINAL; }
 static void pep788_rearm(pep788_coordinator *c) { (void)c; }
 static void pep788_revive_soon(pep788_coordinator *c) { (void)c; }
-static void pep788_drop_kept(pep788_home *home, int forget) { (void)home; (void)forget; }
+static void pep788_drop_kept(pep788_home *home, int how) { (void)home; (void)how; }
 static void pep788_drop_all_kept(pep788_coordinator *c) { (void)c; }
 static void pep788_kept_in_child(pep788_home *home) { (void)home; }
 static void pep788_forget_slot(void) { }

@@ -146,6 +146,30 @@ static inline void pep788_clear_bound_bit(PyThreadState *tstate)
     (void)tstate;
 #  endif
 }
+
+/* 3.9-3.11: _xxsubinterpreters neither runs code in an interpreter it made nor
+   destroys it while that has a second thread state. */
+static inline int pep788_wants_one_state(PyInterpreterState *interp)
+{
+#  if PY_VERSION_HEX < 0x030C0000
+    return _PyInterpreterState_RequiresIDRef(interp);
+#  else
+    (void)interp;
+    return 0;
+#  endif
+}
+
+/* bpo-1596321, up to 3.12: threading joins the thread that imported it first at
+   exit if that is not the finalizing one: until its thread state is deleted. */
+static inline int pep788_is_joined_at_exit(PyThreadState *tstate)
+{
+#  if PY_VERSION_HEX < 0x030D0000
+    return tstate->on_delete != NULL;
+#  else
+    (void)tstate;
+    return 0;
+#  endif
+}
 #endif
 
 #if !PEP788_NATIVE
@@ -409,6 +433,9 @@ typedef struct {
     pep788_word lock;            /* atomic: spin */
     pep788_kept *first;
 } pep788_home;
+#define PEP788_DROP 0            /* delete the states */
+#define PEP788_DROP_THOSE_LEFT 1 /* CPython may have deleted some */
+#define PEP788_FORGET 2          /* CPython has deleted all */
 
 #if !PEP788_NATIVE
 
@@ -473,7 +500,7 @@ typedef struct pep788_ops {
     int abi;
     unsigned (*thread_depth)(void);
     void (*release)(void *token);
-    void (*drop_kept)(pep788_home *home, int forget);
+    void (*drop_kept)(pep788_home *home, int how);
 } pep788_ops;
 
 /* One copy of this header on one interpreter. */
@@ -1075,7 +1102,7 @@ static inline unsigned pep788_thread_depth(void)
 }
 
 static inline void pep788_detach(void *token);
-static inline void pep788_drop_kept(pep788_home *home, int forget);
+static inline void pep788_drop_kept(pep788_home *home, int how);
 
 /* Once a copy; any thread, no Python object. */
 static inline void pep788_look_up(void)
@@ -1615,10 +1642,12 @@ static inline void pep788_detach(void *token)
 struct pep788_kept {
     pep788_word state;           /* atomic */
     PyThreadState *tstate;
+    uint64_t id;                 /* of tstate */
     pep788_home *home;           /* never freed */
     pep788_kept *next;           /* of this thread; only it looks */
     pep788_kept *after, **link;  /* of the home; home->lock */
     int orphan;                  /* home->lock */
+    int forked;                  /* only its thread came into this child */
 };
 
 typedef struct {
@@ -1736,6 +1765,12 @@ static inline void pep788_set_gilstate(PyThreadState *tstate)
 {
     *pep788_kept_tls.slot = tstate;
 }
+
+/* 1: find_slot has said 1 on this thread, and the gilstate is NULL. */
+static inline int pep788_is_unbound(void)
+{
+    return pep788_kept_tls.slot != NULL && *pep788_kept_tls.slot == NULL;
+}
 #else
 static inline int pep788_find_slot(PyThreadState *bound)
 {
@@ -1751,6 +1786,13 @@ static inline void pep788_set_gilstate(PyThreadState *tstate)
 {
     pep788_word known = pep788_load_acquire(&pep788_kept_shared.slot);
     (void)pthread_setspecific((pthread_key_t)(known - 2), tstate);
+}
+
+/* 1: find_slot would say 1, and the gilstate is NULL. */
+static inline int pep788_is_unbound(void)
+{
+    pep788_word known = pep788_load_acquire(&pep788_kept_shared.slot);
+    return known > 1 && pthread_getspecific((pthread_key_t)(known - 2)) == NULL;
 }
 #endif
 
@@ -1878,7 +1920,8 @@ static inline int pep788_keep(pep788_home *home, PyThreadState *fresh)
             pep788_free_kept(k);
         }
     }
-    if (!pep788_find_slot(fresh) || !pep788_watch_exit()) {
+    if (!pep788_find_slot(fresh) || !pep788_watch_exit()
+        || pep788_wants_one_state(PyThreadState_GetInterpreter(fresh))) {
         return 0;
     }
     k = (pep788_kept *)malloc(sizeof(*k));
@@ -1887,8 +1930,9 @@ static inline int pep788_keep(pep788_home *home, PyThreadState *fresh)
     }
     k->state = PEP788_KEPT_BUSY;
     k->tstate = fresh;
+    k->id = fresh->id;
     k->home = home;
-    k->orphan = 0;
+    k->orphan = k->forked = 0;
     k->next = pep788_kept_tls.first;
     pep788_kept_tls.first = k;
     pep788_link_kept(k);
@@ -1899,11 +1943,8 @@ static inline int pep788_keep(pep788_home *home, PyThreadState *fresh)
 static inline void pep788_rest(pep788_home *home)
 {
     pep788_kept *k = pep788_find_kept(home);
-    if (k == NULL || PyThreadState_Get() != k->tstate) {
-        Py_FatalError("Pep788_ReleaseKept: the thread state that Pep788_EnsureKept left is not "
-                      "attached; release tokens in reverse order");
-    }
-    if (!pep788_find_slot(k->tstate)) {     /* in the child of a fork, perhaps */
+    if (k != NULL && (!pep788_find_slot(k->tstate)      /* in the child of a fork, perhaps */
+                      || (!k->forked && pep788_is_joined_at_exit(k->tstate)))) {
         pep788_lock(&home->lock);
         pep788_unlink_kept_locked(k);
         pep788_unlock(&home->lock);
@@ -1912,28 +1953,43 @@ static inline void pep788_rest(pep788_home *home)
         pep788_free_kept(k);
         return;
     }
-    (void)PyEval_SaveThread();
+    if (PyEval_SaveThread() != (k == NULL ? NULL : k->tstate)) {
+        Py_FatalError("Pep788_ReleaseKept: the thread state that Pep788_EnsureKept left is not "
+                      "attached; release tokens in reverse order");
+    }
     pep788_set_gilstate(NULL);
     pep788_clear_bound_bit(k->tstate);
     pep788_store_release(&k->state, PEP788_KEPT_IDLE);
 }
 
-/* Deletes what is IDLE; attached to that interpreter, on any thread. `forget`:
-   that interpreter has no thread states any more; no Python call then. */
-static inline void pep788_drop_kept(pep788_home *home, int forget)
+/* 1 if the current interpreter still has that state. */
+static inline int pep788_is_there(PyThreadState *tstate, uint64_t id)
+{
+    PyThreadState *it = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+    while (it != NULL && (it != tstate || it->id != id)) {
+        it = PyThreadState_Next(it);
+    }
+    return it != NULL;
+}
+
+/* Deletes what is IDLE; attached to that interpreter, on any thread. No Python
+   call if PEP788_FORGET. */
+static inline void pep788_drop_kept(pep788_home *home, int how)
 {
     PyThreadState *tstate;
     do {
         pep788_kept *k;
+        uint64_t id = 0;
         int orphan = 0;
         tstate = NULL;
         pep788_lock(&home->lock);
         for (k = home->first; k != NULL; k = k->after) {
             pep788_word idle = PEP788_KEPT_IDLE;
-            if (forget || pep788_cas_seq_cst(&k->state, &idle, PEP788_KEPT_GONE)) {
+            if (how == PEP788_FORGET || pep788_cas_seq_cst(&k->state, &idle, PEP788_KEPT_GONE)) {
                 pep788_unlink_kept_locked(k);
                 pep788_store_release(&k->state, PEP788_KEPT_GONE);
                 tstate = k->tstate;
+                id = k->id;
                 orphan = k->orphan;
                 break;
             }
@@ -1942,7 +1998,9 @@ static inline void pep788_drop_kept(pep788_home *home, int forget)
         if (orphan) {
             free(k);
         }
-        if (tstate != NULL && !forget) {    /* no lock held: runs destructors */
+        /* No lock held: this runs destructors. */
+        if (tstate != NULL && (how == PEP788_DROP || (how == PEP788_DROP_THOSE_LEFT
+                                                      && pep788_is_there(tstate, id)))) {
             PyThreadState_Clear(tstate);
             PyThreadState_Delete(tstate);
         }
@@ -1964,6 +2022,7 @@ static inline void pep788_kept_in_child(pep788_home *home)
                 k->state = PEP788_KEPT_GONE;
             }
             else {
+                k->forked = 1;      /* to threading it is the main thread now */
                 pep788_link_kept(k);
             }
         }
@@ -1972,7 +2031,7 @@ static inline void pep788_kept_in_child(pep788_home *home)
 #else
 static inline void pep788_forget_slot(void) {}
 static inline void pep788_rest(pep788_home *home) { (void)home; }
-static inline void pep788_drop_kept(pep788_home *home, int forget) { (void)home; (void)forget; }
+static inline void pep788_drop_kept(pep788_home *home, int how) { (void)home; (void)how; }
 static inline void pep788_kept_in_child(pep788_home *home) { (void)home; }
 #endif /* PEP788_KEEPS */
 
@@ -2003,31 +2062,14 @@ static inline void pep788_leave_home(pep788_home *home, pep788_word guard)
     pep788_leave((pep788_cell *)guard);
 }
 
-/* As pep788_attach; guard with PEP788_OWNS. */
-static inline void *pep788_attach_kept(pep788_word guard, pep788_record *record)
+/* Nothing fits: as pep788_attach, but a fresh state is kept. */
+static inline void *pep788_attach_and_keep(pep788_word guard, pep788_record *record)
 {
+    pep788_kept *k = pep788_find_kept(&record->home);
     PyThreadState *fresh;
-    pep788_kept *k;
-    if (PyGILState_GetThisThreadState() != NULL
-        || (!pep788_current_is_thread_local() && pep788_current() != NULL)) {
+    if (PyGILState_GetThisThreadState() != NULL || pep788_current() != NULL
+        || (k != NULL && pep788_load_acquire(&k->state) != PEP788_KEPT_GONE)) {
         return pep788_attach(guard);
-    }
-    k = pep788_find_kept(&record->home);
-    if (k != NULL) {
-        pep788_word state = PEP788_KEPT_IDLE;
-        pep788_word how = PEP788_KEPT;
-        if (!pep788_cas_seq_cst(&k->state, &state, PEP788_KEPT_BUSY)) {
-            how = PEP788_REATTACHED;     /* in ALLOW_THREADS, and somebody unbound it */
-        }
-        if (state != PEP788_KEPT_GONE) {
-            if (!pep788_attach_binds()) {
-                pep788_set_gilstate(k->tstate);
-            }
-            PyEval_RestoreThread(k->tstate);
-            pep788_tls.depth++;
-            pep788_look_after_seam(record);
-            return (void *)(guard | how);
-        }
     }
     fresh = pep788_new_state(PEP788_PTR(PyInterpreterState, record->interp));
     if (fresh == NULL) {
@@ -2038,6 +2080,25 @@ static inline void *pep788_attach_kept(pep788_word guard, pep788_record *record)
     pep788_tls.depth++;
     pep788_look_after_seam(record);
     return (void *)(guard | (pep788_keep(&record->home, fresh) ? PEP788_KEPT : PEP788_FRESH));
+}
+
+/* As pep788_attach; guard with PEP788_OWNS. */
+static inline void *pep788_attach_kept(pep788_word guard, pep788_record *record)
+{
+    pep788_kept *k = pep788_find_kept(&record->home);
+    pep788_word state = PEP788_KEPT_IDLE;
+    if (k == NULL || !pep788_is_unbound()
+        || (!pep788_current_is_thread_local() && pep788_current() != NULL)
+        || !pep788_cas_seq_cst(&k->state, &state, PEP788_KEPT_BUSY)) {
+        return pep788_attach_and_keep(guard, record);
+    }
+    if (!pep788_attach_binds()) {
+        pep788_set_gilstate(k->tstate);
+    }
+    PyEval_RestoreThread(k->tstate);
+    pep788_tls.depth++;
+    pep788_look_after_seam(record);
+    return (void *)(guard | PEP788_KEPT);
 }
 #endif /* PEP788_KEEPS */
 
@@ -2444,15 +2505,20 @@ static inline int pep788_lives_on(pep788_record *r)
     return pep788_load_acquire(&c->revive) == 0;
 }
 
-/* Closed, attached to that interpreter: kept states of all copies go (F6). */
+/* Closed, attached to that interpreter: kept states of all copies go (F6). The
+   end of a leftover subinterpreter begins with CPython, 3.12+, deleting the state
+   that was made last, whoever has it. */
 static inline void pep788_drop_all_kept(pep788_coordinator *c)
 {
+    pep788_coordinator *m = PEP788_PTR(pep788_coordinator, c->main);
+    int leftover = !c->is_main
+                   && (m == NULL || pep788_load_acquire(&m->seam) == PEP788_SEAM_PASSED);
     pep788_record *r;
     pep788_lock(&c->lock);
     r = c->records;
     pep788_unlock(&c->lock);
     for (; r != NULL; r = r->next) {     /* records are only ever put in front */
-        r->ops->drop_kept(&r->home, 0);
+        r->ops->drop_kept(&r->home, leftover ? PEP788_DROP_THOSE_LEFT : PEP788_DROP);
     }
 }
 
@@ -2798,7 +2864,7 @@ static inline void pep788_interpreter_gone(PyObject *capsule)
     c->records = NULL;
     while (r != NULL) {
         pep788_record *next = r->next;
-        r->ops->drop_kept(&r->home, 1);
+        r->ops->drop_kept(&r->home, PEP788_FORGET);
         pep788_store_release(&r->interp, (pep788_word)0);
         pep788_store_release(&r->status, PEP788_ENDED);  /* last: then it may be reused */
         r = next;
@@ -3036,7 +3102,7 @@ static inline pep788_record *pep788_set_up(PyInterpreterState *interp)
         }
         if (r == NULL) {
             r = mine;
-            pep788_drop_kept(&r->home, 1);  /* of an interpreter that never ended */
+            pep788_drop_kept(&r->home, PEP788_FORGET);  /* of an interpreter that never ended */
             pep788_lock(&r->traced_lock);
             if (r->pair[0] != pair[0]) {
                 r->traced = NULL;
