@@ -147,11 +147,12 @@ static inline void pep788_clear_bound_bit(PyThreadState *tstate)
 #  endif
 }
 
-/* 3.9-3.11: _xxsubinterpreters neither runs code in an interpreter it made nor
-   destroys it while that has a second thread state. */
+/* Up to 3.11 _xxsubinterpreters neither runs code in an interpreter it made nor
+   destroys it while that has a second thread state; 3.12 may end it with the one
+   that was made last as the current one. */
 static inline int pep788_wants_one_state(PyInterpreterState *interp)
 {
-#  if PY_VERSION_HEX < 0x030C0000
+#  if PY_VERSION_HEX < 0x030D0000
     return _PyInterpreterState_RequiresIDRef(interp);
 #  else
     (void)interp;
@@ -1962,14 +1963,14 @@ static inline void pep788_rest(pep788_home *home)
     pep788_store_release(&k->state, PEP788_KEPT_IDLE);
 }
 
-/* 1 if the current interpreter still has that state. */
+/* 1 if the current interpreter still has that state, and it is not attached. */
 static inline int pep788_is_there(PyThreadState *tstate, uint64_t id)
 {
     PyThreadState *it = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
     while (it != NULL && (it != tstate || it->id != id)) {
         it = PyThreadState_Next(it);
     }
-    return it != NULL;
+    return it != NULL && it != PyThreadState_Get();
 }
 
 /* Deletes what is IDLE; attached to that interpreter, on any thread. No Python
@@ -2506,7 +2507,7 @@ static inline int pep788_lives_on(pep788_record *r)
 }
 
 /* Closed, attached to that interpreter: kept states of all copies go (F6). The
-   end of a leftover subinterpreter begins with CPython, 3.12+, deleting the state
+   end of a leftover subinterpreter begins with CPython, 3.13+, deleting the state
    that was made last, whoever has it. */
 static inline void pep788_drop_all_kept(pep788_coordinator *c)
 {
