@@ -546,6 +546,7 @@ int main(int argc, char **argv)
     pep788_shared.ops.abi = other_ops.abi = PEP788_ABI;
     pep788_shared.ops.thread_depth = depth_here;
     other_ops.thread_depth = no_depth;
+    pep788_shared.ops.drop_kept = other_ops.drop_kept = pep788_drop_kept;
     for (i = 0; i < TAKERS; i++) {
         if (pthread_create(&takers[i], NULL, taker, (void *)(uintptr_t)next_random(&random)) != 0) {
             fail("no thread");
