@@ -46,7 +46,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--kept-threads", action="store_true", help="only: memory over 100,000 threads that keep a state")
     options = parser.parse_args()
+    if options.kept_threads:
+        with tempfile.TemporaryDirectory() as scratch:
+            return kept_threads(Path(scratch), 10_000 if options.quick else 100_000)
     runs = 20 if options.quick else 200
     figures: dict[str, float] = {}
     figures.update(header())
@@ -110,6 +114,31 @@ def with_loop(commands: Sequence[Sequence[str]], runs: int) -> list[float]:
             subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
             taken.append(time.perf_counter() - start)
     return [statistics.median(taken) for taken in times]
+
+
+KEPT = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import measure_close
+def resident():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+count = int(sys.argv[2])
+print("  {:>9} {:>9}".format("threads", "RSS, KiB"))
+for n in range(11):
+    print("  {:9,} {:9,}".format(n * count // 10, resident()), flush=True)
+    if n < 10:
+        measure_close.keep(count // 10)
+"""
+
+
+def kept_threads(scratch: Path, count: int) -> int:
+    """Resident memory of a process in which so many threads, one after the other, keep a thread state and exit."""
+    for name, defines in variants().items():
+        print(f"Python {sys.version.split()[0]}, {name}: threads that keep a state, three calls each", flush=True)
+        path = build(scratch / name, defines)
+        subprocess.run([sys.executable, "-I", "-c", KEPT, str(path), str(count)], check=True, stdin=subprocess.DEVNULL)
+    return 0
 
 
 def variants() -> Mapping[str, Sequence[str]]:
