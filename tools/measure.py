@@ -46,7 +46,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--kept-threads", action="store_true", help="only: memory over 100,000 threads that keep a state")
+    parser.add_argument("--kept-threads", action="store_true", help="memory over 100,000 threads that kept a state")
     options = parser.parse_args()
     if options.kept_threads:
         with tempfile.TemporaryDirectory() as scratch:

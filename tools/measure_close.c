@@ -1,4 +1,4 @@
-/* For tools/measure.py: how long after the last Close does finalization go on? What do threads that kept a state leave? */
+/* For tools/measure.py: how long after the last Close does finalization go on? And threads that keep a state. */
 
 #include <Python.h>
 #include <pep788.h>

@@ -207,12 +207,12 @@ def test_F6_nests_with(outer: str, inner: str, between: str) -> None:
         s("attach", detached)
     three = s("state")
     s(leave_outer, a)
-    assert_none = s("bound")
+    bound = s("bound")
     again = s.kept(("state",))
     r = s.run()
     assert r(one) == r(two) == r(three) and r(called)
     assert (r(one) == r(first)) == (outer == "ensure_kept")
-    assert r(assert_none) == 0 and r(again) == r(first)
+    assert r(bound) == 0 and r(again) == r(first)
     os.write(1, b"end\\n")
     """
     assert events(kept(code)) == ["end"]

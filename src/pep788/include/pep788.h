@@ -3591,11 +3591,12 @@ static inline void Pep788_DropRef(PyInterpreterView *view, PyObject *object)
 /*
  * As PyThreadState_EnsureFromView, for threads that call back often: on a thread
  * without a thread state the one it makes is kept and re-attached by later calls
- * of the same thread, 10 to 50 times as fast, with the same thread-locals,
- * context and threading.current_thread(). In between it is detached, holds
- * nothing up, and PyGILState_GetThisThreadState() is NULL. It is deleted when
- * the thread exits or that interpreter finalizes, whichever is first. Any
- * thread, at any time, nothing need be attached. NULL without exception, as
+ * of the same thread, with the same thread-locals, context and
+ * threading.current_thread(), for a tenth (3.14+) to a third (3.11-3.13) of the
+ * cost. In between it is detached, holds nothing up, and for
+ * PyGILState_GetThisThreadState() it is not there. It is deleted when the thread
+ * exits or that interpreter finalizes, whichever is first. Any thread, at any
+ * time; nothing need be attached. NULL without exception, as
  * PyThreadState_EnsureFromView. The caller owns the token and gives it to
  * Pep788_ReleaseKept on the same thread. Where it cannot be kept (docs/limits.md)
  * this is PyThreadState_EnsureFromView. pep788 0.1.0; CPython 3.9+.
@@ -3620,8 +3621,9 @@ static inline PyThreadStateToken *Pep788_EnsureKept(PyInterpreterView *view)
 
 /*
  * Undoes the matching Pep788_EnsureKept, in reverse order with all other
- * Ensures, on the same thread. Needs the attached thread state that it left.
- * Fatal error if called more often. pep788 0.1.0; CPython 3.9+.
+ * Ensures, on the same thread; the same function as PyThreadState_Release. Needs
+ * the attached thread state that EnsureKept left. Fatal error if called more
+ * often. pep788 0.1.0; CPython 3.9+.
  */
 static inline void Pep788_ReleaseKept(PyThreadStateToken *token)
 {
