@@ -11,6 +11,8 @@ A program is a string; each letter is a step of n_orders.c:
     G    close a leaked guard, perhaps too late   X K  the same, called by C code with no Python frame below
     t    leak a token on this thread              H    a thread that takes guards until refused
     T S  a thread that leaks its token (S: in a subinterpreter too)
+    q    a thread that keeps a thread state, until refused
+    Q    a thread that leaks the token of a kept one
     h    import threading, which tells X and K from the end of a subinterpreter
 """
 
@@ -23,7 +25,7 @@ import pytest
 import support
 from f_tools import HERE, probe
 
-LEAKS = "gptTH"  # what a leak of these does on native 3.15 is by contract: it hangs
+LEAKS = "gptTHQ"  # what a leak of these does on native 3.15 is by contract: it hangs
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,16 @@ KEPT = [
     "IsCXKeCXCF",
     "IsXeXsKeKCFIXCF",
     "IXfCXF",
+    "IqF",
+    "IqqFIqcF",
+    "IsqeF",
+    "IsqeqcF",
+    "IsqsqeqeqcF",
+    "IqfF",
+    "IsqfeqcF",
+    "IiqxqkqcF",
+    "IsqXeqF",
+    "IqFIsqeqFIqF",
 ]
 
 KEPT_LEAKS = [
@@ -101,6 +113,11 @@ KEPT_LEAKS = [
     "ItfF",
     "IiTfF",
     "ITxF",
+    "IQF",
+    "IqQfqF",
+    "IQqQFIqF",
+    "IsqgeF",
+    "IsqgeqF",
 ]
 
 
@@ -129,7 +146,7 @@ def random_steps(seed: int, letters: str) -> str:
 
 @pytest.mark.parametrize("seed", range(support.tries(25)))
 def test_N2_random_orders(program, seed: int) -> None:
-    letters = "irccvVWsseefxkXKNm"
+    letters = "irccvVWsseefxkXKNmqq"
     run(program, random_steps(seed, letters if support.NATIVE else letters + LEAKS + "G"))
 
 

@@ -407,6 +407,10 @@ static int pep788_too_late(void) { return 0; }
 static int pep788_atexit_survives_clear(void) { return subs_end_before_flag; }
 static void pep788_rearm(pep788_coordinator *c) { (void)c; }
 static void pep788_revive_soon(pep788_coordinator *c) { (void)c; }
+static void pep788_drop_kept(pep788_home *home, int how) { (void)home; (void)how; }
+static void pep788_drop_all_kept(pep788_coordinator *c) { (void)c; }
+static void pep788_kept_in_child(pep788_home *home) { (void)home; }
+static void pep788_forget_slot(void) { }
 static PyInterpreterState *PyInterpreterState_Get(void) { return (PyInterpreterState *)shared_data->main.interp; }
 #define PyErr_Fetch(type, value, tb) ((void)(*(type) = *(value) = *(tb) = NULL))
 #define PyErr_Restore(type, value, tb) ((void)(type), (void)(value), (void)(tb))
@@ -809,7 +813,7 @@ static pep788_coordinator *new_coordinator(int is_main)
 /* Ensures by another copy of the header. */
 static unsigned other_depth(pep788_record *r) { (void)r; return (unsigned)me->other_depth; }
 static void nothing_here(void) { }
-static const pep788_ops other_copy = {PEP788_ABI, other_depth, NULL, NULL, nothing_here};
+static const pep788_ops other_copy = {PEP788_ABI, other_depth, NULL, NULL, nothing_here, NULL};
 
 static int forking;                  /* of the scenario: cells for the child are there */
 

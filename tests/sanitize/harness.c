@@ -207,6 +207,10 @@ static int pep788_too_late(void) { return 0; }
 static pep788_end pep788_classify(pep788_coordinator *c) { return c->is_main ? PEP788_PERHAPS : PEP788_FINAL; }
 static void pep788_rearm(pep788_coordinator *c) { (void)c; }
 static void pep788_revive_soon(pep788_coordinator *c) { (void)c; }
+static void pep788_drop_kept(pep788_home *home, int how) { (void)home; (void)how; }
+static void pep788_drop_all_kept(pep788_coordinator *c) { (void)c; }
+static void pep788_kept_in_child(pep788_home *home) { (void)home; }
+static void pep788_forget_slot(void) { }
 static void pep788_interrupted(PyObject *tools) { (void)tools; }
 static void pep788_raise_finalizing(void) { }
 static void pep788_look_up(void) { }
@@ -540,6 +544,7 @@ int main(int argc, char **argv)
     pep788_shared.ops.finalizes_here = other_ops.finalizes_here = nothing_here;
     other_ops.thread_depth = no_depth;
     pep788_shared.main.shards = other_copy.shards = PEP788_SHARDS;
+    pep788_shared.ops.drop_kept = other_ops.drop_kept = pep788_drop_kept;
     for (i = 0; i < TAKERS; i++) {
         if (pthread_create(&takers[i], NULL, taker, (void *)(uintptr_t)next_random(&random)) != 0) {
             fail("no thread");

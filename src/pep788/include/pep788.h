@@ -112,6 +112,68 @@ typedef struct PyInterpreterView PyInterpreterView;
 typedef void PyThreadStateToken;
 #endif
 
+/* Kept thread states (F6) need to write this thread's gilstate: a thread-specific
+   key on 3.9-3.14, a compiler thread-local of the interpreter from 3.15 on, whose
+   place only glibc and musl tell. 3.16: not known yet. Limited API: on 3.12+ a bit
+   of PyThreadState must be written as well. Where this is 0, nothing is kept. */
+#if defined(Py_LIMITED_API) || PY_VERSION_HEX >= 0x03100000 || PEP788_NATIVE
+#  define PEP788_KEEPS 0
+#elif PY_VERSION_HEX >= 0x030F0000
+#  if defined(__linux__)
+#    define PEP788_KEEPS 1
+#  else
+#    define PEP788_KEEPS 0
+#  endif
+#elif defined(__linux__) || defined(__APPLE__) || defined(__FreeBSD__)
+#  define PEP788_KEEPS 1
+#else
+#  define PEP788_KEEPS 0
+#endif
+#if PEP788_KEEPS && PY_VERSION_HEX >= 0x030F0000
+#  define PEP788_GILSTATE_IS_TLS 1
+#else
+#  define PEP788_GILSTATE_IS_TLS 0
+#endif
+
+#if PEP788_KEEPS
+/* 3.12: a state becomes its thread's gilstate whenever it is attached, which a
+   bit in it tells; before, only when it is created, by the slot alone. */
+static inline int pep788_attach_binds(void) { return PY_VERSION_HEX >= 0x030C0000; }
+static inline void pep788_clear_bound_bit(PyThreadState *tstate)
+{
+#  if PY_VERSION_HEX >= 0x030C0000
+    tstate->_status.bound_gilstate = 0;
+#  else
+    (void)tstate;
+#  endif
+}
+
+/* Up to 3.11 _xxsubinterpreters neither runs code in an interpreter it made nor
+   destroys it while that has a second thread state; 3.12 may end it with the one
+   that was made last as the current one. */
+static inline int pep788_wants_one_state(PyInterpreterState *interp)
+{
+#  if PY_VERSION_HEX < 0x030D0000
+    return _PyInterpreterState_RequiresIDRef(interp);
+#  else
+    (void)interp;
+    return 0;
+#  endif
+}
+
+/* bpo-1596321, up to 3.12: threading joins the thread that imported it first at
+   exit if that is not the finalizing one: until its thread state is deleted. */
+static inline int pep788_is_joined_at_exit(PyThreadState *tstate)
+{
+#  if PY_VERSION_HEX < 0x030D0000
+    return tstate->on_delete != NULL;
+#  else
+    (void)tstate;
+    return 0;
+#  endif
+}
+#endif
+
 #if !PEP788_NATIVE
 /* Which CPython runs: known when compiling, except for abi3. */
 #ifdef Py_LIMITED_API
@@ -243,6 +305,9 @@ static inline void pep788_unraisable(void)
 #  include <unistd.h>
 #  ifndef PEP788_ENGINE_ONLY
 #    include <dlfcn.h>
+#    if PEP788_GILSTATE_IS_TLS
+#      include <link.h>
+#    endif
 #  endif
 #endif
 #ifdef _MSC_VER
@@ -383,6 +448,16 @@ static inline double pep788_now(void)
 #endif
 }
 
+/* The kept thread states of one interpreter (F6), see section 5. */
+typedef struct pep788_kept pep788_kept;
+typedef struct {
+    pep788_word lock;            /* atomic: spin */
+    pep788_kept *first;
+} pep788_home;
+#define PEP788_DROP 0            /* delete the states */
+#define PEP788_DROP_THOSE_LEFT 1 /* CPython may have deleted some */
+#define PEP788_FORGET 2          /* CPython has deleted all */
+
 #if !PEP788_NATIVE
 
 /* ------------------------------------------------------------------------- */
@@ -451,6 +526,7 @@ typedef struct pep788_ops {
     unsigned (*ensures)(void);
     void (*release)(void *token);
     void (*finalizes_here)(void);
+    void (*drop_kept)(pep788_home *home, int how);
 } pep788_ops;
 
 /* One copy of this header on one interpreter. */
@@ -470,6 +546,7 @@ struct pep788_record {
     const char *name;
     pep788_word traced_lock;     /* atomic */
     pep788_traced *traced;
+    pep788_home home;            /* F6 */
 };
 
 /* One interpreter; joins all copies. Found in the interpreter's dict. */
@@ -995,6 +1072,8 @@ static inline void pep788_after_fork_in_child(pep788_record *r)
 #define pep788_tls PEP788_NAME(pep788_tls)
 #define pep788_gilstate PEP788_NAME(pep788_gilstate)
 #define pep788_main_view PEP788_NAME(pep788_main_view)
+#define pep788_kept_shared PEP788_NAME(pep788_kept_shared)
+#define pep788_kept_tls PEP788_NAME(pep788_kept_tls)
 
 /* Why the last call of this thread gave NULL. */
 typedef enum {
@@ -1020,6 +1099,7 @@ typedef enum {
 #define PEP788_FRAMED ((pep788_word)16)     /* see the top pep788_frame */
 #define PEP788_TRACED ((pep788_word)32)     /* of guards, too: a pep788_traced */
 #define PEP788_TAGS ((pep788_word)(PEP788_LINE - 1))
+#define PEP788_KEPT (PEP788_REATTACHED | PEP788_FRESH)  /* detach and unbind (F6) */
 
 /* Rare Ensures that undo more than fits into a token. */
 typedef struct pep788_frame {
@@ -1141,6 +1221,7 @@ static inline void pep788_deepen(pep788_word guard, unsigned by)
 
 static inline void pep788_detach(void *token);
 static inline void pep788_finalizes_here(void);
+static inline void pep788_drop_kept(pep788_home *home, int how);
 
 /* Once a copy; any thread, no Python object. */
 static inline void pep788_look_up(void)
@@ -1162,6 +1243,7 @@ static inline void pep788_look_up(void)
     pep788_shared.ops.ensures = pep788_ensures;
     pep788_shared.ops.release = pep788_detach;
     pep788_shared.ops.finalizes_here = pep788_finalizes_here;
+    pep788_shared.ops.drop_kept = pep788_drop_kept;
 #ifdef Py_LIMITED_API
     {
         const char *version = Py_GetVersion();   /* "3.12.1 (main, ..." */
@@ -1293,17 +1375,15 @@ static inline PyThreadState *pep788_current(void)
    change it. Elsewhere (Windows, other systems) this stays a limit. */
 #if defined(__linux__) || defined(__APPLE__) || defined(__FreeBSD__)
 #  define PEP788_HAVE_KEYS 1
-static inline void pep788_find_gilstate_key(void)
+/* key + 1 of the gilstate that this attached thread is bound to, or 0. */
+static inline pep788_word pep788_search_gilstate_key(void)
 {
     PyThreadState *bound = PyGILState_GetThisThreadState();
-    unsigned k, end = 512;
+    unsigned k, end = bound == NULL ? 0 : 512;
     char probe;
 #  ifdef PTHREAD_KEYS_MAX
-    end = PTHREAD_KEYS_MAX;
+    end = bound == NULL ? 0 : PTHREAD_KEYS_MAX;
 #  endif
-    if (bound == NULL || pep788_current_is_thread_local()) {
-        return;
-    }
     for (k = 0; k < end; k++) {
         pthread_key_t key = (pthread_key_t)k;
         int found;
@@ -1314,11 +1394,16 @@ static inline void pep788_find_gilstate_key(void)
         found = (void *)PyGILState_GetThisThreadState() == (void *)&probe;
         (void)pthread_setspecific(key, bound);
         if (found) {
-            pep788_store_release(&pep788_shared.gilstate_key, (pep788_word)k + 1);
-            return;
+            return (pep788_word)k + 1;
         }
     }
-    pep788_store_release(&pep788_shared.gilstate_key, (pep788_word)0);
+    return 0;
+}
+static inline void pep788_find_gilstate_key(void)
+{
+    if (!pep788_current_is_thread_local()) {
+        pep788_store_release(&pep788_shared.gilstate_key, pep788_search_gilstate_key());
+    }
 }
 static inline int pep788_bind_gilstate(void *tstate)
 {
@@ -1664,6 +1749,7 @@ static inline pep788_word pep788_detach_framed(void *token)
 }
 
 static inline int pep788_release_elsewhere(void *token);
+static inline void pep788_rest(pep788_home *home);
 
 static inline void pep788_detach(void *token)
 {
@@ -1683,7 +1769,10 @@ static inline void pep788_detach(void *token)
         guard = pep788_detach_framed(token);
     }
     else if (!(guard & PEP788_NESTED)) {
-        if (guard & PEP788_REATTACHED) {
+        if ((guard & PEP788_KEPT) == PEP788_KEPT) {
+            pep788_rest(&pep788_cell_of(guard)->record->home);
+        }
+        else if (guard & PEP788_REATTACHED) {
             (void)PyEval_SaveThread();
         }
         else if ((guard & PEP788_FRESH) && !(guard & PEP788_FRAMED)) {
@@ -1700,6 +1789,480 @@ static inline void pep788_detach(void *token)
         pep788_close_guard(guard & (~PEP788_TAGS | PEP788_TRACED));
     }
 }
+
+#endif /* !PEP788_NATIVE */
+
+/* -- kept thread states (F6) --
+
+   An entry for each thread and interpreter. IDLE: detached, and not the thread's
+   gilstate either: the seam may delete it from another thread, and a gilstate
+   that dangles is written to by the next attach of its thread (3.12+). Only the
+   owner makes it BUSY, with a guard open, so the seam, which comes when none is,
+   finds BUSY only after it gave up, and leaves those alone. Whoever gets it from
+   IDLE deletes the state. The owner frees the entry, or if it exits (ORPHAN)
+   before the state is deleted, the one who does. */
+#if PEP788_KEEPS
+#define PEP788_KEPT_IDLE ((pep788_word)0)
+#define PEP788_KEPT_BUSY ((pep788_word)1)    /* attached, or in ALLOW_THREADS */
+#define PEP788_KEPT_GONE ((pep788_word)2)    /* the state is deleted */
+
+struct pep788_kept {
+    pep788_word state;           /* atomic */
+    PyThreadState *tstate;
+    uint64_t id;                 /* of tstate */
+    pep788_home *home;           /* never freed */
+    pep788_kept *next;           /* of this thread; only it looks */
+    pep788_kept *after, **link;  /* of the home; home->lock */
+    int orphan;                  /* home->lock */
+    int forked;                  /* only its thread came into this child */
+};
+
+typedef struct {
+    pep788_kept *first;
+    void **slot;                 /* 3.15: where this thread's gilstate is */
+} pep788_kept_thread;
+
+typedef struct {
+    pep788_word slot;            /* atomic: 0 not looked for, 1 not found, else key or offset + 2 */
+    pep788_word exits;           /* atomic: 0 no key, 1 none to be had, else key + 2 */
+    pep788_word lock;            /* atomic: making that key */
+} pep788_kept_copy;
+
+PEP788_C_BEGIN
+PEP788_ONE_COPY pep788_kept_copy pep788_kept_shared = PEP788_ZERO;
+PEP788_ONE_COPY PEP788_THREAD pep788_kept_thread pep788_kept_tls = PEP788_ZERO;
+PEP788_C_END
+
+/* The key of a TSS may be another after Py_Initialize and in a forked child. */
+static inline void pep788_forget_slot(void)
+{
+    pep788_store_release(&pep788_kept_shared.slot, (pep788_word)0);
+}
+
+#if PEP788_GILSTATE_IS_TLS
+typedef struct {                 /* struct dl_phdr_info; glibc hides it without _GNU_SOURCE */
+    uintptr_t base;
+    const char *name;
+    const ElfW(Phdr) *headers;
+    ElfW(Half) count;
+    unsigned long long adds, subs;
+    size_t tls_module;
+    void *tls;                   /* this thread's block, or NULL */
+} pep788_object;
+
+typedef struct {
+    uintptr_t inside;
+    char *block;
+    size_t size;
+} pep788_block;
+
+/* Finds the thread-local block of the object that has an address inside. */
+PEP788_C_BEGIN
+static inline int pep788_tls_block(pep788_object *o, size_t size, void *wanted)
+{
+    pep788_block *b = (pep788_block *)wanted;
+    size_t i, tls = 0;
+    int found = 0;
+    if (size < sizeof(*o)) {
+        return 0;
+    }
+    for (i = 0; i < o->count; i++) {
+        if (o->headers[i].p_type == PT_LOAD) {
+            found |= b->inside - (o->base + o->headers[i].p_vaddr) < o->headers[i].p_memsz;
+        }
+        if (o->headers[i].p_type == PT_TLS) {
+            tls = o->headers[i].p_memsz;
+        }
+    }
+    if (found && o->tls != NULL) {
+        b->block = (char *)o->tls;
+        b->size = tls;
+    }
+    return found;
+}
+PEP788_C_END
+
+/* `bound` is attached and this thread's gilstate. 1 if that can be written. */
+static inline int pep788_find_slot(PyThreadState *bound)
+{
+    pep788_word known = pep788_load_acquire(&pep788_kept_shared.slot);
+    int (*iterate)(int (*)(pep788_object *, size_t, void *), void *) = NULL;
+    void *found = pep788_kept_tls.slot == NULL ? dlsym(NULL, "dl_iterate_phdr") : NULL;
+    pep788_block b = {0, NULL, 0};
+    size_t at;
+    if (pep788_kept_tls.slot != NULL) {
+        return 1;
+    }
+    memcpy(&iterate, &found, sizeof(found));
+    if (known == 1 || iterate == NULL) {
+        return 0;
+    }
+    /* The type, not its name: a program may have a copy of the name (and a stub
+       for each function), the type itself is in the interpreter. */
+    b.inside = (uintptr_t)PyExc_SystemError;
+    (void)iterate(pep788_tls_block, &b);
+    for (at = known == 0 ? 0 : known - 2; at + sizeof(void *) <= b.size; at += sizeof(void *)) {
+        void **word = (void **)(void *)(b.block + at);
+        char probe;
+        int same;
+        if (*word == (void *)bound) {
+            *word = &probe;
+            same = (void *)PyGILState_GetThisThreadState() == (void *)&probe;
+            *word = bound;
+            if (same) {
+                pep788_kept_tls.slot = word;
+                pep788_store_release(&pep788_kept_shared.slot, (pep788_word)at + 2);
+                return 1;
+            }
+        }
+        if (known != 0) {
+            return 0;
+        }
+    }
+    pep788_store_release(&pep788_kept_shared.slot, (pep788_word)1);
+    return 0;
+}
+
+static inline void pep788_set_gilstate(PyThreadState *tstate)
+{
+    *pep788_kept_tls.slot = tstate;
+}
+
+/* 1: find_slot has said 1 on this thread, and the gilstate is NULL. */
+static inline int pep788_is_unbound(void)
+{
+    return pep788_kept_tls.slot != NULL && *pep788_kept_tls.slot == NULL;
+}
+#else
+static inline int pep788_find_slot(PyThreadState *bound)
+{
+    pep788_word known = pep788_load_acquire(&pep788_kept_shared.slot);
+    if (known == 0 && bound != NULL) {
+        known = pep788_search_gilstate_key() + 1;
+        pep788_store_release(&pep788_kept_shared.slot, known);
+    }
+    return known > 1;
+}
+
+static inline void pep788_set_gilstate(PyThreadState *tstate)
+{
+    pep788_word known = pep788_load_acquire(&pep788_kept_shared.slot);
+    (void)pthread_setspecific((pthread_key_t)(known - 2), tstate);
+}
+
+/* 1: find_slot would say 1, and the gilstate is NULL. */
+static inline int pep788_is_unbound(void)
+{
+    pep788_word known = pep788_load_acquire(&pep788_kept_shared.slot);
+    return known > 1 && pthread_getspecific((pthread_key_t)(known - 2)) == NULL;
+}
+#endif
+
+static inline pep788_kept *pep788_find_kept(pep788_home *home)
+{
+    pep788_kept *k = pep788_kept_tls.first;
+    while (k != NULL && k->home != home) {
+        k = k->next;
+    }
+    return k;
+}
+
+static inline void pep788_link_kept(pep788_kept *k)
+{
+    pep788_home *home = k->home;
+    pep788_lock(&home->lock);
+    k->after = home->first;
+    k->link = &home->first;
+    if (k->after != NULL) {
+        k->after->link = &k->after;
+    }
+    home->first = k;
+    pep788_unlock(&home->lock);
+}
+
+static inline void pep788_unlink_kept_locked(pep788_kept *k)
+{
+    *k->link = k->after;
+    if (k->after != NULL) {
+        k->after->link = k->link;
+    }
+}
+
+static inline void pep788_free_kept(pep788_kept *k)
+{
+    pep788_kept **link = &pep788_kept_tls.first;
+    while (*link != NULL && *link != k) {
+        link = &(*link)->next;
+    }
+    if (*link == k) {
+        *link = k->next;
+    }
+    pep788_lock(&k->home->lock);     /* who made it GONE has let go of it */
+    pep788_unlock(&k->home->lock);
+    free(k);
+}
+
+/* Detached afterwards; the gilstate is as it was. A guard is open. */
+static inline void pep788_delete_kept(pep788_kept *k)
+{
+    PyThreadState *bound = PyGILState_GetThisThreadState();
+    /* 3.12+: so that the attach leaves the bit of `bound` alone. */
+    pep788_set_gilstate(pep788_attach_binds() ? NULL : k->tstate);
+    PyEval_RestoreThread(k->tstate);
+    PyThreadState_Clear(k->tstate);
+    PyThreadState_DeleteCurrent();
+    pep788_set_gilstate(bound);
+}
+
+static inline pep788_word pep788_enter_home(pep788_home *home);
+static inline void pep788_leave_home(pep788_home *home, pep788_word guard);
+static inline int pep788_is_attached(void);
+
+/* Destructor of a thread-specific key. */
+PEP788_C_BEGIN
+static inline void pep788_thread_exits(void *unused)
+{
+    pep788_kept *k;
+    (void)unused;
+    while ((k = pep788_kept_tls.first) != NULL) {
+        pep788_home *home = k->home;
+        pep788_word idle = PEP788_KEPT_IDLE;
+        pep788_word guard = pep788_is_attached() ? 0 : pep788_enter_home(home);
+        int done = guard != 0 && pep788_cas_seq_cst(&k->state, &idle, PEP788_KEPT_BUSY);
+        pep788_kept_tls.first = k->next;
+        if (done) {
+            pep788_delete_kept(k);
+        }
+        pep788_lock(&home->lock);
+        if (done) {
+            pep788_unlink_kept_locked(k);
+        }
+        else {
+            /* Too late, or a token was leaked. */
+            done = pep788_load_acquire(&k->state) == PEP788_KEPT_GONE;
+            k->orphan = 1;
+        }
+        pep788_unlock(&home->lock);
+        if (done) {
+            free(k);
+        }
+        if (guard != 0) {
+            pep788_leave_home(home, guard);
+        }
+    }
+}
+PEP788_C_END
+
+/* 1 if pep788_thread_exits will be called on this thread. */
+static inline int pep788_watch_exit(void)
+{
+    pep788_word known = pep788_load_acquire(&pep788_kept_shared.exits);
+    if (known == 0) {
+        pep788_lock(&pep788_kept_shared.lock);
+        known = pep788_load_acquire(&pep788_kept_shared.exits);
+        if (known == 0) {
+            pthread_key_t key;
+            known = pthread_key_create(&key, pep788_thread_exits) == 0 ? (pep788_word)key + 2 : 1;
+            pep788_store_release(&pep788_kept_shared.exits, known);
+        }
+        pep788_unlock(&pep788_kept_shared.lock);
+    }
+    return known != 1
+           && pthread_setspecific((pthread_key_t)(known - 2), &pep788_kept_shared) == 0;
+}
+
+/* `fresh` was made for this thread, is attached and its gilstate. 1 if it is kept
+   (and BUSY) from now on. */
+static inline int pep788_keep(pep788_home *home, PyThreadState *fresh)
+{
+    pep788_kept *k, *next;
+    for (k = pep788_kept_tls.first; k != NULL; k = next) {
+        next = k->next;
+        if (pep788_load_acquire(&k->state) == PEP788_KEPT_GONE) {
+            pep788_free_kept(k);
+        }
+    }
+    if (!pep788_find_slot(fresh) || !pep788_watch_exit()
+        || pep788_wants_one_state(PyThreadState_GetInterpreter(fresh))) {
+        return 0;
+    }
+    k = (pep788_kept *)malloc(sizeof(*k));
+    if (k == NULL) {
+        return 0;
+    }
+    k->state = PEP788_KEPT_BUSY;
+    k->tstate = fresh;
+    k->id = fresh->id;
+    k->home = home;
+    k->orphan = k->forked = 0;
+    k->next = pep788_kept_tls.first;
+    pep788_kept_tls.first = k;
+    pep788_link_kept(k);
+    return 1;
+}
+
+/* Detaches the kept state, which is attached. */
+static inline void pep788_rest(pep788_home *home)
+{
+    pep788_kept *k = pep788_find_kept(home);
+    if (k != NULL && (!pep788_find_slot(k->tstate)      /* in the child of a fork, perhaps */
+                      || (!k->forked && pep788_is_joined_at_exit(k->tstate)))) {
+        pep788_lock(&home->lock);
+        pep788_unlink_kept_locked(k);
+        pep788_unlock(&home->lock);
+        PyThreadState_Clear(k->tstate);
+        PyThreadState_DeleteCurrent();
+        pep788_free_kept(k);
+        return;
+    }
+    if (PyEval_SaveThread() != (k == NULL ? NULL : k->tstate)) {
+        Py_FatalError("Pep788_ReleaseKept: the thread state that Pep788_EnsureKept left is not "
+                      "attached; release tokens in reverse order");
+    }
+    pep788_set_gilstate(NULL);
+    pep788_clear_bound_bit(k->tstate);
+    pep788_store_release(&k->state, PEP788_KEPT_IDLE);
+}
+
+/* 1 if the current interpreter still has that state, and it is not attached. */
+static inline int pep788_is_there(PyThreadState *tstate, uint64_t id)
+{
+    PyThreadState *it = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+    while (it != NULL && (it != tstate || it->id != id)) {
+        it = PyThreadState_Next(it);
+    }
+    return it != NULL && it != PyThreadState_Get();
+}
+
+/* Deletes what is IDLE; attached to that interpreter, on any thread. No Python
+   call if PEP788_FORGET. */
+static inline void pep788_drop_kept(pep788_home *home, int how)
+{
+    PyThreadState *tstate;
+    do {
+        pep788_kept *k;
+        uint64_t id = 0;
+        int orphan = 0;
+        tstate = NULL;
+        pep788_lock(&home->lock);
+        for (k = home->first; k != NULL; k = k->after) {
+            pep788_word idle = PEP788_KEPT_IDLE;
+            if (how == PEP788_FORGET || pep788_cas_seq_cst(&k->state, &idle, PEP788_KEPT_GONE)) {
+                pep788_unlink_kept_locked(k);
+                pep788_store_release(&k->state, PEP788_KEPT_GONE);
+                tstate = k->tstate;
+                id = k->id;
+                orphan = k->orphan;
+                break;
+            }
+        }
+        pep788_unlock(&home->lock);
+        if (orphan) {
+            free(k);
+        }
+        /* No lock held: this runs destructors. */
+        if (tstate != NULL && (how == PEP788_DROP || (how == PEP788_DROP_THOSE_LEFT
+                                                      && pep788_is_there(tstate, id)))) {
+            PyThreadState_Clear(tstate);
+            PyThreadState_Delete(tstate);
+        }
+    } while (tstate != NULL);
+}
+
+/* In the child of a fork CPython deletes all states but the attached one. Entries
+   of threads that are not there are leaked. */
+static inline void pep788_kept_in_child(pep788_home *home)
+{
+    pep788_kept *k;
+    home->lock = 0;
+    home->first = NULL;
+    pep788_kept_shared.lock = 0;
+    pep788_forget_slot();
+    for (k = pep788_kept_tls.first; k != NULL; k = k->next) {
+        if (k->home == home && k->state != PEP788_KEPT_GONE) {
+            if (k->state == PEP788_KEPT_IDLE) {
+                k->state = PEP788_KEPT_GONE;
+            }
+            else {
+                k->forked = 1;      /* to threading it is the main thread now */
+                pep788_link_kept(k);
+            }
+        }
+    }
+}
+#else
+static inline void pep788_forget_slot(void) {}
+static inline void pep788_rest(pep788_home *home) { (void)home; }
+static inline void pep788_drop_kept(pep788_home *home, int how) { (void)home; (void)how; }
+static inline void pep788_kept_in_child(pep788_home *home) { (void)home; }
+#endif /* PEP788_KEEPS */
+
+#if !PEP788_NATIVE
+#if PEP788_KEEPS
+static inline pep788_record *pep788_record_of(pep788_home *home)
+{
+    return (pep788_record *)(void *)((char *)home - offsetof(pep788_record, home));
+}
+
+static inline int pep788_is_attached(void)
+{
+    return pep788_current() != NULL;
+}
+
+/* The depth: destructors may Ensure while finalization waits. */
+static inline pep788_word pep788_enter_home(pep788_home *home)
+{
+    pep788_cell *cell = pep788_enter(pep788_record_of(home));
+    pep788_tls.everywhere += cell != NULL;
+    return (pep788_word)cell;
+}
+
+static inline void pep788_leave_home(pep788_home *home, pep788_word guard)
+{
+    (void)home;
+    pep788_tls.everywhere--;
+    pep788_leave((pep788_cell *)guard);
+}
+
+/* Nothing fits: as pep788_attach, but a fresh state is kept. */
+static inline void *pep788_attach_and_keep(pep788_word guard, pep788_record *record)
+{
+    pep788_kept *k = pep788_find_kept(&record->home);
+    PyThreadState *fresh;
+    if (PyGILState_GetThisThreadState() != NULL || pep788_current() != NULL
+        || (k != NULL && pep788_load_acquire(&k->state) != PEP788_KEPT_GONE)) {
+        return pep788_attach(guard);
+    }
+    fresh = pep788_new_state(PEP788_PTR(PyInterpreterState, record->interp));
+    if (fresh == NULL) {
+        pep788_tls.failure = PEP788_NO_MEMORY;
+        return NULL;
+    }
+    PyEval_RestoreThread(fresh);
+    pep788_deepen(guard, 1);
+    pep788_look_after_seam(record);
+    return (void *)(guard | (pep788_keep(&record->home, fresh) ? PEP788_KEPT : PEP788_FRESH));
+}
+
+/* As pep788_attach; guard with PEP788_OWNS. */
+static inline void *pep788_attach_kept(pep788_word guard, pep788_record *record)
+{
+    pep788_kept *k = pep788_find_kept(&record->home);
+    pep788_word state = PEP788_KEPT_IDLE;
+    if (k == NULL || !pep788_is_unbound()
+        || (!pep788_current_is_thread_local() && pep788_current() != NULL)
+        || !pep788_cas_seq_cst(&k->state, &state, PEP788_KEPT_BUSY)) {
+        return pep788_attach_and_keep(guard, record);
+    }
+    if (!pep788_attach_binds()) {
+        pep788_set_gilstate(k->tstate);
+    }
+    PyEval_RestoreThread(k->tstate);
+    pep788_deepen(guard, 1);
+    pep788_look_after_seam(record);
+    return (void *)(guard | PEP788_KEPT);
+}
+#endif /* PEP788_KEEPS */
 
 /* ------------------------------------------------------------------------- */
 /* 6  Finalization                                                            */
@@ -2105,6 +2668,23 @@ static inline int pep788_lives_on(pep788_record *r)
     return pep788_load_acquire(&c->revive) == 0;
 }
 
+/* Closed, attached to that interpreter: kept states of all copies go (F6). The
+   end of a leftover subinterpreter begins with CPython, 3.13+, deleting the state
+   that was made last, whoever has it. */
+static inline void pep788_drop_all_kept(pep788_coordinator *c)
+{
+    pep788_coordinator *m = PEP788_PTR(pep788_coordinator, c->main);
+    int leftover = !c->is_main
+                   && (m == NULL || pep788_load_acquire(&m->seam) == PEP788_SEAM_PASSED);
+    pep788_record *r;
+    pep788_lock(&c->lock);
+    r = c->records;
+    pep788_unlock(&c->lock);
+    for (; r != NULL; r = r->next) {     /* records are only ever put in front */
+        r->ops->drop_kept(&r->home, leftover ? PEP788_DROP_THOSE_LEFT : PEP788_DROP);
+    }
+}
+
 /* The atexit references are being dropped. */
 static inline void pep788_seam(pep788_coordinator *c)
 {
@@ -2114,13 +2694,15 @@ static inline void pep788_seam(pep788_coordinator *c)
         && pep788_load_acquire(&c->seam) == PEP788_SEAM_PASSED) {
         return;
     }
+    PyErr_Fetch(&type, &value, &tb);
     if (pep788_too_late()) {
         /* Leftover subinterpreters up to 3.13: ended after the flag; main's
            seam has waited for them. */
         pep788_abandon(c, 0);
+        pep788_drop_all_kept(c);
+        PyErr_Restore(type, value, tb);
         return;
     }
-    PyErr_Fetch(&type, &value, &tb);
     end = pep788_classify(c);
     if (end == PEP788_NOT_FINAL) {
         pep788_store_release(&c->seam, PEP788_SEAM_NONE);
@@ -2144,6 +2726,7 @@ static inline void pep788_seam(pep788_coordinator *c)
             }
         }
         pep788_wait_and_close(c, c->is_main);
+        pep788_drop_all_kept(c);
         if (end == PEP788_PERHAPS) {
             pep788_store_release(&c->revive, (pep788_word)PyThread_get_thread_ident());
             /* Not on 3.14+: there Python code may still run in a real end. */
@@ -2302,6 +2885,7 @@ static inline void pep788_in_child(void)
     while (r != NULL) {
         pep788_coordinator *c = PEP788_PTR(pep788_coordinator, r->coordinator);
         pep788_after_fork_in_child(r);
+        pep788_kept_in_child(&r->home);
         if (c != NULL) {
             pep788_word phase = pep788_load_acquire(&c->phase);
             pep788_store_relaxed(&c->waiting, (pep788_word)0);
@@ -2470,6 +3054,7 @@ static inline void pep788_interpreter_gone(PyObject *capsule)
     c->records = NULL;
     while (r != NULL) {
         pep788_record *next = r->next;
+        r->ops->drop_kept(&r->home, PEP788_FORGET);
         pep788_store_release(&r->interp, (pep788_word)0);
         pep788_store_release(&r->status, PEP788_ENDED);  /* last: then it may be reused */
         r = next;
@@ -2714,12 +3299,16 @@ static inline pep788_record *pep788_join(PyInterpreterState *interp)
             return NULL;
         }
         pep788_find_gilstate_key();     /* a new one after each Py_Initialize */
+        if (c->is_main) {
+            pep788_forget_slot();
+        }
         name = pep788_module_name();    /* takes the loader's lock: not under ours */
         pep788_lock(&c->lock);
         for (r = c->records; r != NULL && r->ops != &pep788_shared.ops; r = r->next) {
         }
         if (r == NULL) {
             r = mine;
+            pep788_drop_kept(&r->home, PEP788_FORGET);  /* of an interpreter that never ended */
             pep788_lock(&r->traced_lock);
             if (r->pair[0] != pair[0]) {
                 r->traced = NULL;
@@ -3228,6 +3817,48 @@ static inline void Pep788_DropRef(PyInterpreterView *view, PyObject *object)
             PyThreadState_Release(token);
         }
     }
+}
+
+/*
+ * As PyThreadState_EnsureFromView, for threads that call back often: on a thread
+ * without a thread state the one it makes is kept and re-attached by later calls
+ * of the same thread, with the same thread-locals, context and
+ * threading.current_thread(), for a tenth (3.14+) to a third (3.11-3.13) of the
+ * cost. In between it is detached, holds nothing up, and for
+ * PyGILState_GetThisThreadState() it is not there. It is deleted when the thread
+ * exits or that interpreter finalizes, whichever is first. Any thread, at any
+ * time; nothing need be attached. NULL without exception, as
+ * PyThreadState_EnsureFromView. The caller owns the token and gives it to
+ * Pep788_ReleaseKept on the same thread. Where it cannot be kept (docs/limits.md)
+ * this is PyThreadState_EnsureFromView. pep788 0.1.0; CPython 3.9+.
+ */
+static inline PyThreadStateToken *Pep788_EnsureKept(PyInterpreterView *view)
+{
+#if !PEP788_NATIVE && PEP788_KEEPS
+    pep788_view *v = (pep788_view *)(void *)view;
+    pep788_word guard = (pep788_word)pep788_Guard_FromView(view);
+    void *token = NULL;
+    if (guard != 0) {
+        token = pep788_attach_kept(guard | PEP788_OWNS, v->record);
+        if (token == NULL) {
+            pep788_close_guard(guard);
+        }
+    }
+    return token;
+#else
+    return PyThreadState_EnsureFromView(view);
+#endif
+}
+
+/*
+ * Undoes the matching Pep788_EnsureKept, in reverse order with all other
+ * Ensures, on the same thread; the same function as PyThreadState_Release. Needs
+ * the attached thread state that EnsureKept left. Fatal error if called more
+ * often. pep788 0.1.0; CPython 3.9+.
+ */
+static inline void Pep788_ReleaseKept(PyThreadStateToken *token)
+{
+    PyThreadState_Release(token);
 }
 
 /*
