@@ -9,6 +9,7 @@ A program is a string; each letter is a step of n_orders.c:
     c C  take and close a guard (C: must get it)  f    fork; child and parent go on
     g p  leak a guard, a module's guard           x k  atexit._run_exitfuncs(), atexit._clear()
     G    close a leaked guard, perhaps too late   X K  the same, called by C code with no Python frame below
+    E    Ensure on all leaked guards, the same
     t    leak a token on this thread              H    a thread that takes guards until refused
     T S  a thread that leaks its token (S: in a subinterpreter too)
     h    import threading, which tells X and K from the end of a subinterpreter
@@ -18,10 +19,11 @@ from __future__ import annotations
 
 import random
 import sys
+import textwrap
 
 import pytest
 import support
-from f_tools import HERE, probe
+from f_tools import HERE, TIMEOUT, events, probe
 
 LEAKS = "gptTH"  # what a leak of these does on native 3.15 is by contract: it hangs
 
@@ -101,6 +103,17 @@ KEPT_LEAKS = [
     "ItfF",
     "IiTfF",
     "ITxF",
+    # RED before: Ensure on a guard of an interpreter that is gone crashed (3.9, 3.11, 3.13.0, 3.14).
+    "IgFE",
+    "IgEFEIEcFE",
+    "IigFEGE",
+    "IgFIgEFEGGE",
+    "IgfFE",
+    "IgfEFE",
+    "IgfcFIgEFE",
+    "IsgEeEFE",
+    "IsgesEeEFE",
+    "IsgefEFE",
 ]
 
 
@@ -130,7 +143,7 @@ def random_steps(seed: int, letters: str) -> str:
 @pytest.mark.parametrize("seed", range(support.tries(25)))
 def test_N2_random_orders(program, seed: int) -> None:
     letters = "irccvVWsseefxkXKNm"
-    run(program, random_steps(seed, letters if support.NATIVE else letters + LEAKS + "G"))
+    run(program, random_steps(seed, letters if support.NATIVE else letters + LEAKS + "GE"))
 
 
 @support.ours_only("a leaked guard holds 3.15.2 for ever, as its contract says")
@@ -167,3 +180,34 @@ MIXES = {
 def test_N2_odd_ends(name: str) -> None:
     result = support.run_child("import f_probe as m\n" + MIXES[name], path=[probe()]).check()
     assert result.err == ""
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["first there", "after main"])
+@pytest.mark.parametrize("config", ["legacy", "isolated"])
+def test_N2_first_import_in_a_subinterpreter_run_by_another_thread_than_its_creator(config: str, first: bool) -> None:
+    """That thread has a state of main that is not attached, and main's GIL is, up to 3.11, the subinterpreter's.
+
+    RED before on 3.9 and 3.11 (first there): deadlock.
+    """
+    code = f"""
+    import os, threading, f_sub
+    if {first}:
+        import f_probe
+    number = f_sub.create("{config}")
+    def run():
+        f_sub.run(number, '''if True:
+            import os, f_probe as m
+            guard = m.guard_from_view(m.main_view())
+            assert guard
+            m.close(guard)
+            m.thread(("guard_from_view", m.view()), ("set", 1), ("linger", 50), ("write", "closing\\\\n"), ("close", "r0"))
+            m.wait(1)
+        ''')
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    f_sub.destroy(number)
+    os.write(1, b"destroyed\\n")
+    """
+    result = support.run_child(textwrap.dedent(code), path=[probe(), HERE], timeout=TIMEOUT).check()
+    assert events(result) == ["closing", "destroyed"]
