@@ -16,13 +16,15 @@ STAMPS := build/stamps
 TAG := import sys, sysconfig as s; print("%d.%d.%d-" % sys.version_info[:3] + s.get_config_var("SOABI"))
 MATRIX = $(PYTHON) tools/matrix.py $(if $(ONLY),--only $(ONLY))
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all pyaudio stress explore sanitize measure lint clean distclean FORCE
+.PHONY: help demo test test-all pyaudio stress explore sanitize bench lint clean distclean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMPS)/demo ## native threads at the end of the process, old API and new side by side
-	@$(VENV)/bin/python examples/pyaudio/build.py --always --recompiled > build/stamps/pyaudio.log 2>&1 || true
+	@echo "building PyAudio ..." >&2
+	@$(VENV)/bin/python examples/pyaudio/build.py --always --recompiled > $(STAMPS)/pyaudio.log 2>&1 || \
+	    echo "PyAudio was not built, its row stays empty; why: $(STAMPS)/pyaudio.log" >&2
 	@PEP788_DEMO_PYAUDIO=$(abspath build/pyaudio)/`$(VENV)/bin/python -c '$(TAG)'` $(VENV)/bin/pep788 demo $(ARGS)
 
 test: $(STAMPS)/test ## the tests on the interpreter at hand (minutes)
@@ -43,23 +45,24 @@ explore: $(STAMPS)/test ## all interleavings of the guard and close state machin
 sanitize: $(STAMPS)/test ## the same code under the thread, address and undefined-behaviour sanitizers
 	$(VENV)/bin/python tests/sanitize/run.py $(ARGS)
 
-measure: $(STAMPS)/test ## cost of the import and of the exit, close latency, size of the header
-	@$(VENV)/bin/python tools/measure.py $(ARGS)
+bench: $(STAMPS)/bench ## what it costs, against native 3.15, PyGILState and other libraries: tables and plots
+	@$(VENV)/bin/python bench/bench.py $(if $(ONLY),--interpreters $(ONLY)) $(ARGS)
 
-lint: $(STAMPS)/dev ## ruff and mypy
+lint: $(STAMPS)/dev ## ruff, mypy, and the types as mypy sees them in a program that uses pep788
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest -q tests/tools/test_package.py::test_typing
 
 clean: ## delete what was built, except the Debian chroot and the downloads
 	@$(PYTHON) tools/interpreters.py clean
 	rm -rf $(VENV) dist src/*.egg-info
-	find src tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests tools bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## delete everything that was built or downloaded
 	@$(PYTHON) tools/interpreters.py clean --all
 
 # One virtual environment for all; a stamp for each set of extras says that it is up to date.
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/dev: $(STAMPS)/python $(SOURCES) tools/setup_env.py
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/python $(SOURCES) tools/setup_env.py
 	@$(PYTHON) tools/setup_env.py --venv $(VENV) $(patsubst %,--extra %,$(filter-out demo,$(notdir $@)))
 	@touch $@
 

@@ -1,6 +1,7 @@
 """For people who like nox: the same suites on the interpreters that nox finds.
 
-`make test-all` needs no nox, makes the missing interpreters itself, and is what counts.
+`make test-all` needs no nox, makes the missing interpreters itself, and is what counts: it alone covers 3.13.0 (nox
+knows one 3.13 only) and the debug builds of 3.14 and 3.15.
 """
 
 from __future__ import annotations
@@ -36,9 +37,17 @@ def stress(session: nox.Session) -> None:
     session.run("python", "tests/stress/run.py", *session.posargs)
 
 
+@nox.session(python=PYTHONS)
+def bench(session: nox.Session) -> None:
+    """What it costs, on one interpreter."""
+    session.install(".[bench]")
+    session.run("python", "bench/bench.py", "--interpreters", "here", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style and types."""
     session.install(".[dev]")
     session.run("ruff", "check", ".")
     session.run("mypy")
+    session.run("pytest", "-q", "tests/tools/test_package.py::test_typing")

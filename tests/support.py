@@ -36,6 +36,10 @@ NATIVE = HAS_NATIVE and not ALWAYS
 DEBUG_BUILD = hasattr(sys, "gettotalrefcount")
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
+needs_limited_api = pytest.mark.skipif(
+    FREE_THREADED, reason="no abi3 for free-threaded builds: Python.h of 3.13t and 3.14t stops at Py_LIMITED_API with #error"
+)
+
 TRIES = max(1, int(os.environ.get("PEP788_TEST_TRIES") or 1))
 """Scale of loops that look for races: 1 keeps the suite short, `make stress` raises it."""
 
@@ -50,6 +54,18 @@ def tries(count: int) -> int:
 def ours_only(reason: str) -> pytest.MarkDecorator:
     """Mark a test of a promise that native 3.15 does not make; `reason` says what native does instead."""
     return pytest.mark.skipif(NATIVE, reason=f"ours only: {reason}")
+
+
+def tracked_files() -> List[pathlib.Path]:
+    """What git knows of the checkout, as relative paths; skips the test where there is no git or no checkout."""
+    words = ["git", "-C", str(REPO), "ls-files", "-z"]
+    if shutil.which("git") is None or not (REPO / ".git").exists():
+        pytest.skip("needs git and a checkout")
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        pytest.skip(f"git: {done.stderr.strip()}")  # a worktree in a chroot, a folder of another user
+    names = filter(None, done.stdout.split("\0"))
+    return [pathlib.Path(name) for name in names if (REPO / name).is_file()]
 
 
 # --- building -------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 No mount of it outlives the process that needed it: every command runs in a mount namespace of its own, so there is
 nothing to unmount after a crash or Ctrl-C, and deleting the directory is always safe.  PEP788_SID_DIR names a
-ready-made chroot to use instead of `build/sid`.
+ready-made chroot to use instead of `build/sid`.  Packages come from PEP788_DEBIAN_MIRROR, else from the mirror that
+this machine itself uses, else (it is not a Debian) from where debootstrap takes them by default.
 """
 
 from __future__ import annotations
@@ -24,9 +25,6 @@ PACKAGES = (
     "gcc g++ clang libclang-rt-dev make patch git ca-certificates valgrind gdb "
     "portaudio19-dev libasound2-dev"  # examples/pyaudio
 ).split()
-
-# Kept although other mirrors come first: a host that is not Debian has no mirror with sid on it.
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 
 # Check-Valid-Until: debootstrap does not ask for it either, and a mirror may be a snapshot of a past day.
 APT = ["apt-get", "-qq", "-o", "Acquire::Retries=3", "-o", "Acquire::Check-Valid-Until=false"]
@@ -122,7 +120,7 @@ def bootstrap(root: Path) -> None:
     debootstrap = find_debootstrap()
     partial, downloads = root.with_name(root.name + ".partial"), BUILD / "debs"
     downloads.mkdir(parents=True, exist_ok=True)
-    mirror = debian_mirror()
+    mirror = os.environ.get("PEP788_DEBIAN_MIRROR") or debian_mirror()
     log = BUILD / "logs" / "sid.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"making the Debian sid interpreters in {root} (about two minutes; log: {log}) ...", flush=True)
@@ -131,7 +129,8 @@ def bootstrap(root: Path) -> None:
         remove(partial)
         # A namespace of its own: debootstrap mounts /proc and /sys in the chroot and leaves them after a failure.
         argv = ["unshare", "--mount", "--propagation", "private", debootstrap, "--variant=minbase"]
-        argv += [f"--cache-dir={downloads}", f"--include={','.join(PACKAGES)}", "sid", str(partial), mirror]
+        argv += [f"--cache-dir={downloads}", f"--include={','.join(PACKAGES)}", "sid", str(partial)]
+        argv += [mirror] if mirror else []
         with log.open("w") as output:
             done = subprocess.run(
                 argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=clean_env(os.environ)
@@ -159,7 +158,7 @@ def find_debootstrap() -> str:
 
 
 def debian_mirror() -> str:
-    """The mirror that this machine itself uses, if it is a Debian one: it is near and known to be reachable."""
+    """The mirror that this machine itself uses: it is near and known to be reachable. Empty if it is not a Debian."""
     if shutil.which("apt-get"):
         question = ["apt-get", "indextargets", "--format", "$(LABEL)\t$(REPO_URI)", "Created-By: Packages"]
         answer = subprocess.run(question, stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout
@@ -167,7 +166,7 @@ def debian_mirror() -> str:
             label, _, uri = line.partition("\t")
             if label == "Debian" and uri:
                 return uri
-    return DEFAULT_MIRROR
+    return ""
 
 
 def remove(root: Path) -> None:

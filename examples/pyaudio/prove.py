@@ -258,9 +258,16 @@ def parse() -> argparse.Namespace:
     return options
 
 
+def chosen_variants(options: argparse.Namespace) -> list[Variant]:
+    """PEP788_TEST_ALWAYS=1, as in the matrix's column of that name: only what the column beside it does not run."""
+    always = os.environ.get("PEP788_TEST_ALWAYS") == "1"
+    variants = [builder.AFTER_ALWAYS] if always else builder.chosen_variants(options)
+    return [v for v in variants if not options.only or v.name in options.only]
+
+
 def measure(options: argparse.Namespace) -> list[Cell]:
     """Build everything first, so that a build that cannot be made is not found out after an hour."""
-    variants = [v for v in builder.chosen_variants(options) if not options.only or v.name in options.only]
+    variants = chosen_variants(options)
     library = build_counter(options.build_dir)
     (options.build_dir / "asoundrc").write_text(ASOUNDRC)
     sites: list[tuple[Interpreter, Variant, pathlib.Path]] = []

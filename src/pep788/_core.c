@@ -513,17 +513,27 @@ arm(Seam *seam)
 }
 
 /* N3: arm again after the registry was emptied in an interpreter that lives on.
-   While an interpreter is really being finalized only its finalizing thread may
-   do so: a callback registered during the wait makes 3.15 (and our wait) go
-   round once more, and a daemon thread would do that for ever. */
+   While an interpreter is really being finalized (the header's seam has passed)
+   only its finalizing thread may do so: a callback registered during the wait
+   makes 3.15 (and our wait) go round once more, and a daemon thread would do that
+   for ever. */
 static int
 arm_again_if_needed(Seam *seam)
 {
     unsigned long me = PyThread_get_thread_ident();
     lock_list();
-    int needed = !seam->armed && (seam->finalizer == 0 || seam->finalizer == me);
+    int needed = !seam->armed && (seam->finalizer == 0 || seam->finalizer == me
+                                  || !pep788_seam_passed());
     unlock_list();
     return needed ? arm(seam) : 0;
+}
+
+static void
+arm_main(void *Py_UNUSED(ignored))
+{
+    if (arm(&main_seam) < 0) {
+        PyErr_Clear();
+    }
 }
 
 /* The main interpreter waits for the guards of subinterpreters too, so its seam
@@ -536,15 +546,10 @@ arm_main_from_subinterpreter(void)
     int needed = !main_seam.armed && main_seam.finalizer == 0;
     unlock_list();
     PyInterpreterView *view = needed ? PyInterpreterView_FromMain() : NULL;
-    if (view == NULL) {
-        return;
-    }
-    PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
-    if (token != NULL) {
-        if (arm(&main_seam) < 0) {
-            PyErr_Clear();
-        }
-        PyThreadState_Release(token);
+    PyInterpreterGuard *held = view == NULL ? NULL : PyInterpreterGuard_FromView(view);
+    if (held != NULL) {
+        (void)pep788_visit_main(Pep788_GuardInterpreter(held), arm_main, NULL);
+        PyInterpreterGuard_Close(held);
     }
     PyInterpreterView_Close(view);
 }

@@ -1,14 +1,16 @@
 """The ``pep788`` command: ``info``, ``vendor`` and ``demo``.
 
-Exit status: 0 done, 1 not done (the message says why), 2 wrong usage.
+Exit status: 0 done, 1 not done (the message says why), 2 wrong usage, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import importlib
 import json
+import os
 import pathlib
 import platform
 import sys
@@ -18,7 +20,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import pep788
 from pep788 import vendor
 
-OK, FAILED, USAGE = 0, 1, 2
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 DEMO_HELP = "show what happens to native threads at interpreter exit, old API and new"
 
@@ -96,11 +98,17 @@ def _info(options: argparse.Namespace) -> int:
     for name in options.modules:
         try:
             importlib.import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script without `if __name__ == "__main__"` exits when imported
             return _fail(f"{name} cannot be imported: {type(error).__name__}: {error}")
     info = collect_info()
     print(info.as_json() if options.json else info.as_text())
     return OK
+
+
+def _folder(text: str) -> str:
+    if not text.strip():  # an unset variable in a script; pathlib would take it for the current folder
+        raise argparse.ArgumentTypeError("it is empty; name a folder, or . for this one")
+    return text
 
 
 def _vendor(options: argparse.Namespace) -> int:
@@ -111,8 +119,10 @@ def _vendor(options: argparse.Namespace) -> int:
         if options.check:
             return _report_check(files)
         written = vendor.copy(files, options.force)
-    except (vendor.VendorError, OSError) as error:
+    except vendor.VendorError as error:
         return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.filename or folder}: {error.strerror or error}")
     for file in files:
         verb = "wrote" if file in written else "up to date:"
         print(f"{verb} {file.path}")
@@ -143,7 +153,7 @@ def _demo(argv: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name != "pep788.demo":
             raise
-        return _fail("the demo is not part of this installation; install pep788 from PyPI")
+        return _fail("the demo is not part of this installation; install pep788 as a whole")
     status = demo.main(list(argv))
     return OK if status is None else int(status)
 
@@ -158,7 +168,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pep788",
         description="PEP 788 for CPython 3.9-3.15: guards, views and safe attach.",
-        epilog="Exit status: 0 done, 1 not done, 2 wrong usage.",
+        epilog="Exit status: 0 done, 1 not done, 2 wrong usage, 130 after Ctrl-C.",
     )
     parser.add_argument("--version", action="version", version=f"pep788 {pep788.__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
@@ -175,7 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="copy pep788.h and its license into a folder of yours",
         description="Copy pep788.h and its license (0BSD) into a folder, or update them there.",
     )
-    copy.add_argument("folder", metavar="DIR", help="created if it does not exist")
+    copy.add_argument("folder", type=_folder, metavar="DIR", help="created if it does not exist")
     how = copy.add_mutually_exclusive_group()
     how.add_argument("--force", action="store_true", help="overwrite files that were changed there")
     how.add_argument("--check", action="store_true", help="write nothing; 1 unless up to date")
@@ -186,7 +196,30 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; usage errors end in SystemExit(2) by argparse."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            if sys.stdout is not None:  # pythonw, or a closed descriptor
+                sys.stdout.flush()  # here, where a full disk can still be told
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `pep788 info | head -1`: whoever reads has seen enough
+        _drop_output()
+        return FAILED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _drop_output()
+        return _fail(f"{error.filename or 'output'}: {error.strerror}")
+
+
+def _drop_output() -> None:
+    """What is still in the buffer would fail again at exit, with a traceback."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(arguments: List[str]) -> int:
     if arguments[:1] == ["demo"]:
         return _demo(arguments[1:])  # all its options are its own, --help included
     parser = build_parser()

@@ -43,7 +43,7 @@ class State(enum.Enum):
     MISSING = "missing"
     CURRENT = "up to date"
     OUTDATED = "an older copy, unchanged since it was made"
-    CHANGED = "changed since it was copied, or not copied by pep788"
+    CHANGED = "changed since it was copied, a link, or not copied by pep788"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +86,17 @@ def plan(source: pathlib.Path, folder: pathlib.Path) -> List[File]:
     terms_there = _read(folder / LICENSE_NAME)
     recorded = _recorded_checksum(terms_there)
     known = there is not None and recorded == _checksum(there)
+    states = {
+        HEADER_NAME: _state(there, header, known),
+        LICENSE_NAME: _state(terms_there, terms, recorded is not None),
+    }
+    for name, state in states.items():
+        # Somebody made the link on purpose, and writing would put a file in its place.
+        if state is not State.CURRENT and (folder / name).is_symlink():
+            states[name] = State.CHANGED
     return [
-        File(folder / HEADER_NAME, header, _state(there, header, known)),
-        File(folder / LICENSE_NAME, terms, _state(terms_there, terms, recorded is not None)),
+        File(folder / HEADER_NAME, header, states[HEADER_NAME]),
+        File(folder / LICENSE_NAME, terms, states[LICENSE_NAME]),
     ]
 
 
@@ -104,7 +112,10 @@ def copy(files: List[File], force: bool) -> List[File]:
     todo = [file for file in files if file.state is not State.CURRENT]
     for file in todo:
         file.path.parent.mkdir(parents=True, exist_ok=True)
-        _write(file.path, file.content)
+        try:
+            _write(file.path, file.content)
+        except OSError as error:  # it names the temporary file, which nobody has heard of
+            raise VendorError(f"{file.path} cannot be written: {error.strerror or error}") from error
     return todo
 
 

@@ -109,6 +109,7 @@ def test_every_mode(what, mode: str) -> None:
     compiles(command(found(compiler), lang, std, ["PYTHON_FIRST", *MODES[mode]]))
 
 
+@support.needs_limited_api
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("limited", LIMITED)
 @pytest.mark.parametrize("what", LANGUAGES, ids=ids(LANGUAGES))
@@ -118,6 +119,7 @@ def test_limited_api(what, limited: str, mode: str) -> None:
     compiles(command(found(compiler), lang, STANDARDS[lang][0], defines))
 
 
+@support.needs_limited_api
 @pytest.mark.parametrize("std", ["c++20", "c++23"])
 def test_limited_api_in_new_standards(std: str) -> None:
     compiles(command(found("g++"), "c++", std, [f"Py_LIMITED_API={LIMITED[0]}"]))
@@ -130,7 +132,9 @@ OPTIMIZED = {
 }
 
 
-@pytest.mark.parametrize("mode", OPTIMIZED)
+@pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=support.needs_limited_api if mode == "limited" else ()) for mode in OPTIMIZED]
+)
 @pytest.mark.parametrize("what", LANGUAGES, ids=ids(LANGUAGES))
 def test_optimized(what, mode: str) -> None:
     lang, compiler = what
@@ -184,6 +188,7 @@ def test_graalpy_is_refused() -> None:
     assert "GraalPy" in refused(["GRAALVM_PYTHON=1"])
 
 
+@support.needs_limited_api
 def test_a_limited_api_that_is_too_old_is_refused() -> None:
     assert "0x03090000" in refused(["Py_LIMITED_API=0x03080000"])
 

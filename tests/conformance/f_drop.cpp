@@ -115,5 +115,11 @@ PyInit_f_drop(void)
     if (Pep788_Init() < 0 || (view = PyInterpreterView_FromCurrent()) == nullptr) {
         return nullptr;
     }
-    return PyModule_Create(&definition);
+    PyObject *module = PyModule_Create(&definition);
+#ifdef Py_GIL_DISABLED
+    if (module != nullptr) {
+        PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
+    }
+#endif
+    return module;
 }

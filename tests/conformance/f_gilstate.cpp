@@ -69,5 +69,11 @@ PyModuleDef definition = {
 PyMODINIT_FUNC
 PyInit_f_gilstate_cpp(void)
 {
-    return PyModule_Create(&definition);
+    PyObject *module = PyModule_Create(&definition);
+#ifdef Py_GIL_DISABLED
+    if (module != nullptr) {
+        PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
+    }
+#endif
+    return module;
 }

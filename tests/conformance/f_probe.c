@@ -193,6 +193,37 @@ call(PyObject *callable)
     return truth > 0;
 }
 
+/* Attach and detach `most` times or until refused (0: only that); how often it went well. */
+static handle
+churn_kept(PyInterpreterView *view, handle most)
+{
+    handle rounds = 0;
+    PyThreadStateToken *token;
+    while ((most == 0 || rounds < most) && (token = Pep788_EnsureKept(view)) != NULL) {
+        Pep788_ReleaseKept(token);
+        rounds++;
+    }
+    return rounds;
+}
+
+/* A fork that CPython hears nothing of (bare), or that does what its documentation asks of C code. */
+static pid_t
+fork_from_C(int bare)
+{
+    if (bare) {
+        return fork();
+    }
+    PyOS_BeforeFork();
+    pid_t pid = fork();
+    if (pid == 0) {
+        PyOS_AfterFork_Child();
+    }
+    else {
+        PyOS_AfterFork_Parent();
+    }
+    return pid;
+}
+
 /* --- native threads that follow a script --- */
 
 typedef struct {
@@ -202,14 +233,15 @@ typedef struct {
 
 enum { GUARD_FROM_VIEW, GUARD_FROM_CURRENT, CLOSE, VIEW_FROM_MAIN, VIEW_FROM_CURRENT, VIEW_CLOSE, ENSURE, ENSURE_VIEW,
        RELEASE, FAILURE, CALL, DROP, WAIT, SET, LINGER, WRITE, REPORT, CHURN, CHAIN, CHURN_PAIR, KILL, DETACH, ATTACH,
-       OPS };
+       ENSURE_KEPT, RELEASE_KEPT, CHURN_KEPT, CALL_AT, STATE, BOUND, GIL_ENSURE, GIL_RELEASE, FORK, OPS };
 
 static const Op ops[OPS] = {
     {"guard_from_view", "h"}, {"guard_from_current", ""}, {"close", "h"}, {"view_from_main", ""},
     {"view_from_current", ""}, {"view_close", "h"}, {"ensure", "h"}, {"ensure_view", "h"}, {"release", "h"},
     {"failure", ""}, {"call", "o"}, {"drop", "ho"}, {"wait", "h"}, {"set", "h"}, {"linger", "h"}, {"write", "s"},
     {"report", "sh"}, {"churn", "h"}, {"chain", "h"}, {"churn_pair", "hh"}, {"kill", "h"}, {"detach", ""},
-    {"attach", "h"},
+    {"attach", "h"}, {"ensure_kept", "h"}, {"release_kept", "h"}, {"churn_kept", "hh"}, {"call_at", "h"}, {"state", ""}, {"bound", ""},
+    {"gil_ensure", ""}, {"gil_release", "h"}, {"fork", "h"},
 };
 
 typedef struct {
@@ -230,7 +262,8 @@ static handle
 perform(const Step *step, handle a, handle b)
 {
     char line[200];
-    if (a == 0 && (step->op == CLOSE || step->op == ENSURE || step->op == RELEASE)) {
+    if (a == 0 && (step->op == CLOSE || step->op == ENSURE || step->op == RELEASE
+                   || step->op == RELEASE_KEPT)) {
         return 0; /* the step that should have made it was refused */
     }
     switch (step->op) {
@@ -260,6 +293,15 @@ perform(const Step *step, handle a, handle b)
     case KILL: return (handle)kill(getpid(), (int)a);
     case DETACH: return number(PyEval_SaveThread());
     case ATTACH: PyEval_RestoreThread((PyThreadState *)pointer(a)); return 0;
+    case ENSURE_KEPT: return number(Pep788_EnsureKept((PyInterpreterView *)pointer(a)));
+    case RELEASE_KEPT: Pep788_ReleaseKept((PyThreadStateToken *)pointer(a)); return 0;
+    case CHURN_KEPT: return churn_kept((PyInterpreterView *)pointer(a), b);
+    case CALL_AT: return call((PyObject *)pointer(a)); /* of another interpreter, by its id() */
+    case STATE: return number(PyThreadState_Get());
+    case BOUND: return number(PyGILState_GetThisThreadState());
+    case GIL_ENSURE: return (handle)PyGILState_Ensure();
+    case GIL_RELEASE: PyGILState_Release((PyGILState_STATE)a); return 0;
+    case FORK: return (handle)fork_from_C((int)a);
     default: abort();
     }
 }
@@ -412,6 +454,8 @@ HANDLE_FUNCTION(close, PyInterpreterGuard_Close((PyInterpreterGuard *)pointer(h)
 HANDLE_FUNCTION(view_close, PyInterpreterView_Close((PyInterpreterView *)pointer(h)); Py_RETURN_NONE;)
 HANDLE_FUNCTION(ensure, return result_of(PyThreadState_Ensure((PyInterpreterGuard *)pointer(h)));)
 HANDLE_FUNCTION(ensure_view, return result_of(PyThreadState_EnsureFromView((PyInterpreterView *)pointer(h)));)
+HANDLE_FUNCTION(ensure_kept, return result_of(Pep788_EnsureKept((PyInterpreterView *)pointer(h)));)
+HANDLE_FUNCTION(release_kept, Pep788_ReleaseKept((PyThreadStateToken *)pointer(h)); Py_RETURN_NONE;)
 HANDLE_FUNCTION(release, PyThreadState_Release((PyThreadStateToken *)pointer(h)); Py_RETURN_NONE;)
 HANDLE_FUNCTION(last_failure, return PyLong_FromLong((long)Pep788_LastFailure());)
 HANDLE_FUNCTION(failure_name, return PyUnicode_FromString(Pep788_FailureName((Pep788_Failure)h));)
@@ -471,7 +515,6 @@ py_drop(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* A fork that CPython hears nothing of (bare), or that does what its documentation asks of C code. */
 static PyObject *
 py_fork(PyObject *self, PyObject *args)
 {
@@ -479,18 +522,44 @@ py_fork(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "p", &bare)) {
         return NULL;
     }
-    if (bare) {
-        return PyLong_FromLong((long)fork());
+    return PyLong_FromLong((long)fork_from_C(bare));
+}
+
+/* --- kept_threads(view, count, calls): that many threads, one after the other, each of which attaches so often --- */
+
+typedef struct {
+    PyInterpreterView *view;
+    handle calls;
+} Short;
+
+static void *
+short_thread(void *arg)
+{
+    Short *what = (Short *)arg;
+    handle done = churn_kept(what->view, what->calls);
+    assert(done == what->calls);
+    return NULL;
+}
+
+static PyObject *
+py_kept_threads(PyObject *self, PyObject *args)
+{
+    handle view;
+    int count;
+    Short what;
+    if (!PyArg_ParseTuple(args, "KiK", &view, &count, &what.calls)) {
+        return NULL;
     }
-    PyOS_BeforeFork();
-    pid_t pid = fork();
-    if (pid == 0) {
-        PyOS_AfterFork_Child();
+    what.view = (PyInterpreterView *)pointer(view);
+    Py_BEGIN_ALLOW_THREADS
+    while (count-- > 0) {
+        pthread_t thread;
+        int failed = pthread_create(&thread, NULL, short_thread, &what);
+        assert(!failed);
+        pthread_join(thread, NULL);
     }
-    else {
-        PyOS_AfterFork_Parent();
-    }
-    return PyLong_FromLong((long)pid);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
 }
 
 /* --- tee_stderr(text, count, event): sets the event when stderr has shown the text that often --- */
@@ -558,6 +627,7 @@ static PyMethodDef methods[] = {
     METHOD(failure_name), METHOD(guard_count), METHOD(modules), METHOD(api), METHOD(set), METHOD(wait),
     METHOD(mark_finalized), METHOD(guards_this), METHOD(exit), METHOD(drop), METHOD(fork), METHOD(tee_stderr),
     METHOD(nested_gilstate),
+    METHOD(kept_threads), METHOD(ensure_kept), METHOD(release_kept),
     {NULL, NULL, 0, NULL},
 };
 

@@ -37,10 +37,10 @@ def child(code: str, *, timeout: float = 60, **options) -> support.Result:
     return support.run_child(textwrap.dedent(code), path=module_path(), timeout=timeout, **options)
 
 
-def embed(script: str, *, timeout: float = 60) -> support.Result:
+def embed(script: str, *, timeout: float = 60, **options) -> support.Result:
     """Run a script in a program that embeds Python; the script starts before Py_Initialize."""
     program = support.build_program("embed_probe", [SOURCE], defines=["PROGRAM"])
-    return support.run_child([program, textwrap.dedent(script)], path=[HERE], timeout=timeout)
+    return support.run_child([program, textwrap.dedent(script)], path=[HERE], timeout=timeout, **options)
 
 
 def in_order(result: support.Result, *expected: str) -> None:

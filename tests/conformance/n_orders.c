@@ -81,6 +81,32 @@ leak_token(void *view)
 }
 
 static void *
+leak_kept_token(void *view)
+{
+    PyThreadStateToken *token = Pep788_EnsureKept((PyInterpreterView *)view);
+    if (token != NULL) {
+        Pep788_ReleaseKept(token);
+        token = Pep788_EnsureKept((PyInterpreterView *)view);
+    }
+    if (token != NULL) {
+        (void)PyEval_SaveThread();
+    }
+    return NULL;
+}
+
+static void *
+keep(void *view)
+{
+    PyThreadStateToken *token;
+    while ((token = Pep788_EnsureKept((PyInterpreterView *)view)) != NULL) {
+        PyRun_SimpleString("sum(range(10))");
+        Pep788_ReleaseKept(token);
+        usleep(2000);
+    }
+    return NULL;
+}
+
+static void *
 churn(void *view)
 {
     PyInterpreterGuard *guard;
@@ -216,6 +242,7 @@ step_alive(char letter)
         (void)token; /* leaked */
         break;
     case 'T':
+    case 'Q':
 #if PY_VERSION_HEX < 0x030E0000
         if (depth > 1) {
             break; /* Py_EndInterpreter is fatal on any left thread state; test_N2 has that on its own */
@@ -223,11 +250,12 @@ step_alive(char letter)
 #endif
         /* fall through */
     case 'S':
-        start(leak_token, keep_view(PyInterpreterView_FromCurrent()));
+        start(letter == 'Q' ? leak_kept_token : leak_token, keep_view(PyInterpreterView_FromCurrent()));
         Py_BEGIN_ALLOW_THREADS
         pthread_join(threads[--thread_count], NULL);
         Py_END_ALLOW_THREADS
         break;
+    case 'q': start(keep, keep_view(PyInterpreterView_FromCurrent())); break;
     case 'H': start(churn, keep_view(PyInterpreterView_FromCurrent())); break;
     case 's':
         if (depth < 4) {

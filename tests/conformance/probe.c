@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -428,47 +427,6 @@ op_refused(char **a)
     }
 }
 
-/* --- the clock and the scheduler, for G8 --- */
-
-static double
-seconds_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
-static double stamped;
-
-static void
-op_stamp(char **a)
-{
-    (void)a;
-    stamped = seconds_now();
-}
-
-static void
-op_log_since_stamp(char **a)
-{
-    char text[80];
-    snprintf(text, sizeof(text), "%s %.6f", a[0], seconds_now() - stamped);
-    say(1, text);
-}
-
-static void
-op_log_sleeps(char **a)
-{
-    char text[80];
-    struct rusage usage;
-#ifdef RUSAGE_THREAD
-    getrusage(RUSAGE_THREAD, &usage);
-#else
-    getrusage(RUSAGE_SELF, &usage);
-#endif
-    snprintf(text, sizeof(text), "%s %ld", a[0], usage.ru_nvcsw);
-    say(1, text);
-}
-
 /* --- interpreters, for the program --- */
 
 static void
@@ -576,7 +534,6 @@ static const struct {
     {"race", 3, op_race}, {"race_start", 3, op_race_start}, {"race_ensure", 3, op_race_ensure},
     {"refused", 2, op_refused},
     {"log_tally", 0, op_log_tally},
-    {"stamp", 0, op_stamp}, {"log_since_stamp", 1, op_log_since_stamp}, {"log_sleeps", 1, op_log_sleeps},
     /* the program */
     {"init", 0, op_init}, {"finalize", 0, op_finalize}, {"new_interp", 1, op_new_interp},
     {"new_own_gil", 1, op_new_own_gil}, {"end_interp", 1, op_end_interp},

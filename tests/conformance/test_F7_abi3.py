@@ -15,6 +15,8 @@ import pytest
 import support
 from f_tools import HERE, child, events, probe
 
+pytestmark = support.needs_limited_api
+
 LIMITED = "0x03090000"
 PUBLISHED = support.BUILD / "abi3-made-by-3.9"
 

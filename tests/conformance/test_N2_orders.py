@@ -12,6 +12,8 @@ A program is a string; each letter is a step of n_orders.c:
     E    Ensure on all leaked guards, the same
     t    leak a token on this thread              H    a thread that takes guards until refused
     T S  a thread that leaks its token (S: in a subinterpreter too)
+    q    a thread that keeps a thread state, until refused
+    Q    a thread that leaks the token of a kept one
     h    import threading, which tells X and K from the end of a subinterpreter
 """
 
@@ -25,7 +27,7 @@ import pytest
 import support
 from f_tools import HERE, TIMEOUT, events, probe
 
-LEAKS = "gptTH"  # what a leak of these does on native 3.15 is by contract: it hangs
+LEAKS = "gptTHQ"  # what a leak of these does on native 3.15 is by contract: it hangs
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,16 @@ KEPT = [
     "IsCXKeCXCF",
     "IsXeXsKeKCFIXCF",
     "IXfCXF",
+    "IqF",
+    "IqqFIqcF",
+    "IsqeF",
+    "IsqeqcF",
+    "IsqsqeqeqcF",
+    "IqfF",
+    "IsqfeqcF",
+    "IiqxqkqcF",
+    "IsqXeqF",
+    "IqFIsqeqFIqF",
 ]
 
 KEPT_LEAKS = [
@@ -114,6 +126,11 @@ KEPT_LEAKS = [
     "IsgEeEFE",
     "IsgesEeEFE",
     "IsgefEFE",
+    "IQF",
+    "IqQfqF",
+    "IQqQFIqF",
+    "IsqgeF",
+    "IsqgeqF",
 ]
 
 
@@ -142,7 +159,7 @@ def random_steps(seed: int, letters: str) -> str:
 
 @pytest.mark.parametrize("seed", range(support.tries(25)))
 def test_N2_random_orders(program, seed: int) -> None:
-    letters = "irccvVWsseefxkXKNm"
+    letters = "irccvVWsseefxkXKNmqq"
     run(program, random_steps(seed, letters if support.NATIVE else letters + LEAKS + "GE"))
 
 

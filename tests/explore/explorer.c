@@ -295,12 +295,14 @@ enum { WAIT_LOCK = 1, PY_LOCK_FAILURE = 0, PY_LOCK_ACQUIRED = 1 };
 
 static struct shared {
     pep788_record main;
-    pep788_word subs, pool_lock;
+    pep788_word subs, pool_lock, symbols;
 } *shared_data;
 #define pep788_shared (*shared_data)
 
-typedef struct { int depth; } tls_t;
+typedef struct { int everywhere; } tls_t;
 #define pep788_tls (*tls())
+
+static unsigned pep788_thread_depth(pep788_record *r) { (void)r; return (unsigned)me->depth; }
 
 static PyObject truth, tuple;
 #define Py_True (&truth)
@@ -376,9 +378,9 @@ static PyObject *pep788_tools(void) { return &tuple; }
 static int PyErr_CheckSignals(void);
 static int Py_MakePendingCalls(void);
 static void pep788_interrupted(PyObject *tools) { (void)tools; }
-static void pep788_report(pep788_coordinator *first, int all, double waited, const char *event, PyObject *tools)
+static void pep788_report(pep788_coordinator *first, int all, double waited, int gave_up, PyObject *tools)
 {
-    (void)first; (void)all; (void)waited; (void)event; (void)tools;
+    (void)first; (void)all; (void)waited; (void)gave_up; (void)tools;
 }
 static PyObject *PyTuple_GetItem(PyObject *object, int i) { (void)object; return i ? &truth : NULL; }
 static long PyList_Size(PyObject *object) { (void)object; return 0; }
@@ -405,21 +407,19 @@ static int pep788_too_late(void) { return 0; }
 static int pep788_atexit_survives_clear(void) { return subs_end_before_flag; }
 static void pep788_rearm(pep788_coordinator *c) { (void)c; }
 static void pep788_revive_soon(pep788_coordinator *c) { (void)c; }
+static void pep788_drop_kept(pep788_home *home, int how) { (void)home; (void)how; }
+static void pep788_drop_all_kept(pep788_coordinator *c) { (void)c; }
+static void pep788_kept_in_child(pep788_home *home) { (void)home; }
+static void pep788_forget_slot(void) { }
 static PyInterpreterState *PyInterpreterState_Get(void) { return (PyInterpreterState *)shared_data->main.interp; }
 #define PyErr_Fetch(type, value, tb) ((void)(*(type) = *(value) = *(tb) = NULL))
 #define PyErr_Restore(type, value, tb) ((void)(type), (void)(value), (void)(tb))
 
 #define NOT_REACHED(text) (fprintf(stderr, "explorer: %s was reached\n", text), exit(2))
 static PyInterpreterState *pep788_main_interp(void) { return (PyInterpreterState *)shared_data->main.interp; }
-static PyThreadState *PyThreadState_Get(void) { NOT_REACHED("PyThreadState_Get"); return NULL; }
 static unsigned long PyThread_get_thread_ident(void) { return (unsigned long)(me - arena.thread) + 1; }
-static PyThreadState *PyGILState_GetThisThreadState(void) { return NULL; }
-static PyThreadState *pep788_new_state(PyInterpreterState *i) { (void)i; NOT_REACHED("new_state"); return NULL; }
-static PyThreadState *PyThreadState_Swap(PyThreadState *t) { NOT_REACHED("Swap"); return t; }
-static void PyThreadState_Clear(PyThreadState *t) { (void)t; }
-static void PyThreadState_Delete(PyThreadState *t) { (void)t; }
-static PyInterpreterState *pep788_interp_of(PyThreadState *t) { (void)t; return NULL; }
-static pep788_record *pep788_set_up(PyInterpreterState *i) { (void)i; return NULL; }
+static void pep788_set_up_main(void *i) { (void)i; NOT_REACHED("set_up_main"); }
+#define pep788_visit_main(interp, call, arg) ((call)(arg), 0)
 
 /* The calls below pass by the checks. */
 static int index_of(pep788_coordinator *c)
@@ -811,8 +811,9 @@ static pep788_coordinator *new_coordinator(int is_main)
 }
 
 /* Ensures by another copy of the header. */
-static unsigned other_depth(void) { return (unsigned)me->other_depth; }
-static const pep788_ops other_copy = {PEP788_ABI, other_depth, NULL};
+static unsigned other_depth(pep788_record *r) { (void)r; return (unsigned)me->other_depth; }
+static void nothing_here(void) { }
+static const pep788_ops other_copy = {PEP788_ABI, other_depth, NULL, NULL, nothing_here, NULL};
 
 static int forking;                  /* of the scenario: cells for the child are there */
 

@@ -36,7 +36,7 @@ def in_subinterpreters() -> bool:
     code = f"import sys; sys.path.insert(0, {sys.argv[1]!r}); import pep788_sanitized as e; e.take_and_close()"
     for _ in range(3):
         interpreter = interpreters.create()
-        failure = getattr(interpreters, "run_string")(interpreter, code)
+        failure = interpreters.run_string(interpreter, code)
         if failure is not None:
             raise RuntimeError(failure)
         interpreters.destroy(interpreter)

@@ -65,7 +65,7 @@ typedef enum { PEP788_NOT_FINAL, PEP788_PERHAPS, PEP788_FINAL } pep788_end;
 typedef enum {
     PEP788_OK, PEP788_NOT_INITIALIZED, PEP788_FINALIZING, PEP788_GONE, PEP788_NO_MEMORY
 } Pep788_Failure;
-typedef struct { unsigned depth, shard; Pep788_Failure failure; } tls_t;
+typedef struct { unsigned everywhere, shard; Pep788_Failure failure; } tls_t;
 
 typedef struct wake_lock {
     pthread_mutex_t mutex;
@@ -78,12 +78,13 @@ enum { WAIT_LOCK = 1, PY_LOCK_FAILURE = 0, PY_LOCK_ACQUIRED = 1 };
 static struct {
     pep788_record main;
     pep788_ops ops;
-    pep788_word subs, pool_lock, trace, threads;
+    pep788_word subs, pool_lock, trace, threads, symbols;
     pep788_coordinator *pool;
 } pep788_shared;
 static __thread tls_t pep788_tls;
 static __thread int rounds;                 /* G6: so often something appears */
 static __thread pep788_coordinator *coming; /* what pep788_coordinate gives */
+static unsigned pep788_thread_depth(pep788_record *r) { (void)r; return pep788_tls.everywhere; }
 static PyObject truth, tuple;
 static int flavour;                         /* 1: as 3.14 (subinterpreters end before the flag) */
 static PyThread_type_lock all_locks;
@@ -192,13 +193,8 @@ static void PyEval_RestoreThread(PyThreadState *tstate) { (void)tstate; }
 static int PyErr_CheckSignals(void) { return 0; }
 static int Py_MakePendingCalls(void);
 static unsigned long PyThread_get_thread_ident(void) { return (unsigned long)pthread_self(); }
-static PyThreadState *PyThreadState_Get(void) { fail("PyThreadState_Get was reached"); return NULL; }
-static PyThreadState *PyGILState_GetThisThreadState(void) { return NULL; }
-static PyThreadState *pep788_new_state(PyInterpreterState *interp) { (void)interp; return NULL; }
-static PyThreadState *PyThreadState_Swap(PyThreadState *tstate) { return tstate; }
-static void PyThreadState_Clear(PyThreadState *tstate) { (void)tstate; }
-static void PyThreadState_Delete(PyThreadState *tstate) { (void)tstate; }
-static PyInterpreterState *pep788_interp_of(PyThreadState *tstate) { (void)tstate; return NULL; }
+#define pep788_visit_main(interp, call, arg) ((call)(arg), 0)
+static void pep788_set_up_main(void *interp) { (void)interp; fail("main was visited"); }
 static PyInterpreterState *PyInterpreterState_Get(void) { return &main_interp; }
 static PyInterpreterState *pep788_main_interp(void)
 {
@@ -211,6 +207,10 @@ static int pep788_too_late(void) { return 0; }
 static pep788_end pep788_classify(pep788_coordinator *c) { return c->is_main ? PEP788_PERHAPS : PEP788_FINAL; }
 static void pep788_rearm(pep788_coordinator *c) { (void)c; }
 static void pep788_revive_soon(pep788_coordinator *c) { (void)c; }
+static void pep788_drop_kept(pep788_home *home, int how) { (void)home; (void)how; }
+static void pep788_drop_all_kept(pep788_coordinator *c) { (void)c; }
+static void pep788_kept_in_child(pep788_home *home) { (void)home; }
+static void pep788_forget_slot(void) { }
 static void pep788_interrupted(PyObject *tools) { (void)tools; }
 static void pep788_raise_finalizing(void) { }
 static void pep788_look_up(void) { }
@@ -352,12 +352,12 @@ static void *taker(void *argument)
         }
         if (held[i] != 0 && (what & 0x2000)) {  /* inside an Ensure: may take what it needs */
             pep788_word inner;
-            pep788_tls.depth++;
+            pep788_tls.everywhere++;
             inner = pep788_open_guard(&pep788_shared.main);
             if (inner != 0) {
                 pep788_close_guard(inner);
             }
-            pep788_tls.depth--;
+            pep788_tls.everywhere--;
         }
         if ((what & 0xff0000) == 0) {
             sched_yield();
@@ -529,8 +529,8 @@ static void one_life(uint32_t *random, int really_fork)
     count(&lives);
 }
 
-static unsigned depth_here(void) { return pep788_tls.depth; }
-static unsigned no_depth(void) { return 0; }
+static unsigned no_depth(pep788_record *r) { (void)r; return 0; }
+static void nothing_here(void) { }
 
 int main(int argc, char **argv)
 {
@@ -540,9 +540,11 @@ int main(int argc, char **argv)
     double end = pep788_now() + (argc > 1 ? atof(argv[1]) : 1.0);
     life = 1;
     pep788_shared.ops.abi = other_ops.abi = PEP788_ABI;
-    pep788_shared.ops.thread_depth = depth_here;
+    pep788_shared.ops.thread_depth = pep788_thread_depth;
+    pep788_shared.ops.finalizes_here = other_ops.finalizes_here = nothing_here;
     other_ops.thread_depth = no_depth;
     pep788_shared.main.shards = other_copy.shards = PEP788_SHARDS;
+    pep788_shared.ops.drop_kept = other_ops.drop_kept = pep788_drop_kept;
     for (i = 0; i < TAKERS; i++) {
         if (pthread_create(&takers[i], NULL, taker, (void *)(uintptr_t)next_random(&random)) != 0) {
             fail("no thread");

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -90,7 +91,7 @@ def test_demo_prints_the_table_so_far_on_ctrl_c(site: pathlib.Path, tmp_path: pa
     with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
-            assert "C pthread pool | old API" in process.stderr.readline()  # the first cell is complete
+            assert "C pthread pool | PyGILState" in process.stderr.readline()  # the first cell is complete
             process.send_signal(signal.SIGINT)
             out, _ = process.communicate(timeout=60)
         finally:
@@ -98,6 +99,57 @@ def test_demo_prints_the_table_so_far_on_ctrl_c(site: pathlib.Path, tmp_path: pa
     assert process.returncode == 130
     assert "(interrupted)" in out.splitlines()[0]
     assert not list(scratch.iterdir()), "left its scratch folder behind"
+
+
+def in_terminal(site: pathlib.Path, columns: int, **env: str) -> str:
+    """What the demo writes to a terminal of so many columns."""
+    pty = pytest.importorskip("pty")
+    import fcntl
+    import struct
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
+    argv = [sys.executable, "-c", NO_RICH, "--only", "threads", "--only", "pool", "--runs", "2"]
+    with subprocess.Popen(
+        argv, env={**environment, "PYTHONPATH": str(site), **env}, stdin=slave, stdout=slave, stderr=slave
+    ) as process:
+        os.close(slave)
+        said = b""
+        try:
+            while block := os.read(master, 65536):
+                said += block
+        except OSError:  # Linux: EIO when the last one has closed the other end
+            pass
+        finally:
+            os.close(master)
+            process.kill()
+    return said.decode()
+
+
+NO_RICH = """
+import importlib.util, sys
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "rich" else real(name, *rest)
+from demo_of_tree import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_demo_fits_the_terminal_and_ends_with_what_it_comes_to(site: pathlib.Path) -> None:
+    """The line of the progress, too: one that wraps is never overwritten."""
+    said = in_terminal(site, 80)
+    shown = [re.sub(r"\x1b\[[0-9;]*[mK]", "", line) for line in re.split(r"[\r\n]+", said)]
+    assert all(len(line) <= 80 for line in shown), said
+    last = " ".join(shown).strip()
+    assert re.search(r"(pep788|native): 4 of 4 processes ended well; [^.]*PyGILState: [0-4] of 4$", last), said
+    assert "\x1b[32m2/2 ok" in said
+
+
+def test_demo_without_colours(site: pathlib.Path) -> None:
+    said = in_terminal(site, 80, NO_COLOR="1")
+    assert "2/2 ok" in said and not re.search(r"\x1b\[[0-9]*m", said), said
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------

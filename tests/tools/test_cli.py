@@ -6,6 +6,9 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -101,6 +104,60 @@ def test_info_about_a_module_that_cannot_be_imported(command):
     assert result.err.startswith("pep788: no_such_module cannot be imported: ModuleNotFoundError: ")
 
 
+@pytest.mark.parametrize("status", ["3", "0", "", "'bye'"])
+def test_info_about_a_module_that_exits(package, tmp_path, status):
+    """The status is pep788's, not the module's."""
+    (tmp_path / "leaver.py").write_text(f"import sys\nsys.exit({status})\n")
+    arguments = [sys.executable, "-m", "pep788", "info", "leaver"]
+    result = support.run_child(arguments, path=[package, tmp_path]).check(1)
+    assert result.out == ""
+    assert result.err.startswith("pep788: leaver cannot be imported: SystemExit: ")
+
+
+def test_ctrl_c_while_a_module_is_imported(package, tmp_path):
+    (tmp_path / "slow.py").write_text("import signal, os\nos.kill(os.getpid(), signal.SIGINT)\nsignal.pause()\n")
+    arguments = [sys.executable, "-m", "pep788", "info", "slow"]
+    result = support.run_child(arguments, path=[package, tmp_path]).check(130)
+    assert (result.out, result.err) == ("", "")
+
+
+# --- output that cannot be written -----------------------------------------------------------------------------
+
+
+def into(output, package, arguments, unbuffered=""):
+    """Run the command with this standard output; returns its status and stderr."""
+    environment = dict(os.environ, PYTHONPATH=str(package), PYTHONUNBUFFERED=unbuffered)
+    words = [sys.executable, "-m", "pep788", *arguments]
+    done = subprocess.run(words, stdout=output, stderr=subprocess.PIPE, env=environment, text=True, timeout=60)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["info"], ["info", "--json"], ["vendor", "DIR"], ["--help"], ["--version"]], ids=str)
+def test_a_full_disk_is_told(package, tmp_path, arguments):
+    with open("/dev/full", "wb") as full:
+        result = into(full, package, [str(tmp_path) if word == "DIR" else word for word in arguments])
+    assert result == (1, "pep788: output: No space left on device\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_told_by_unbuffered_output_too(package):
+    """Not by --help and --version: argparse is silent when it cannot write."""
+    with open("/dev/full", "wb") as full:
+        assert into(full, package, ["info"], "1") == (1, "pep788: output: No space left on device\n")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="needs POSIX pipes")
+@pytest.mark.parametrize("arguments", [["info"], ["info", "--json"], ["--help"]], ids=str)
+def test_a_reader_that_is_gone_is_no_traceback(package, arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert into(writer, package, arguments) == (1, "")
+    finally:
+        os.close(writer)
+
+
 # --- vendor ---------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +247,53 @@ def test_vendor_into_a_file_fails_with_a_reason(command, tmp_path):
     result = command("vendor", str(tmp_path / "file")).check(1)
     assert result.err.startswith("pep788: ")
     assert "Traceback" not in result.err
+
+
+def test_vendor_into_no_folder_at_all_is_a_usage_error(command):
+    """`pep788 vendor "$UNSET"`: not the current folder."""
+    for empty in ("", "  "):
+        result = command("vendor", empty).check(2)
+        assert "argument DIR: it is empty; name a folder, or . for this one" in result.err
+
+
+@pytest.mark.parametrize("name", ["pep788.h", "pep788.LICENSE"])
+@pytest.mark.parametrize("target", ["a file of another project", "nothing"])
+def test_vendor_never_replaces_a_link(command, tmp_path, name, target):
+    folder, other = tmp_path / "vendored", tmp_path / "other.h"
+    command("vendor", str(folder)).check()
+    if target != "nothing":
+        other.write_text("/* not ours */\n")
+    (folder / name).unlink()
+    (folder / name).symlink_to(other)
+    result = command("vendor", str(folder)).check(1)
+    assert result.err.startswith(f"pep788: {folder / name}: changed") and "--force" in result.err
+    assert (folder / name).is_symlink()
+    command("vendor", "--force", str(folder)).check()
+    assert not (folder / name).is_symlink()
+    assert not other.exists() or other.read_text() == "/* not ours */\n"
+
+
+def test_vendor_leaves_a_link_to_the_same_header_alone(command, tmp_path):
+    command("vendor", str(tmp_path)).check()
+    shutil.move(str(tmp_path / "pep788.h"), str(tmp_path / "real.h"))
+    (tmp_path / "pep788.h").symlink_to("real.h")
+    command("vendor", str(tmp_path)).check()
+    assert (tmp_path / "pep788.h").is_symlink()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that not even root can write to")
+def test_vendor_into_a_folder_that_cannot_be_written_names_the_file(command):
+    result = command("vendor", "/proc").check(1)
+    assert result.err == "pep788: /proc/pep788.h cannot be written: No such file or directory\n"
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may write anywhere")
+def test_vendor_into_a_read_only_folder_names_what_the_user_knows(command, tmp_path):
+    tmp_path.chmod(0o500)
+    result = command("vendor", str(tmp_path)).check(1)
+    assert result.err == f"pep788: {tmp_path / 'pep788.h'} cannot be written: Permission denied\n"
+    result = command("vendor", str(tmp_path / "deeper")).check(1)
+    assert result.err == f"pep788: {tmp_path / 'deeper'}: Permission denied\n"
 
 
 # --- demo -----------------------------------------------------------------------------------------------------

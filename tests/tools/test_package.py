@@ -1060,7 +1060,7 @@ def test_stub_names_what_the_module_has(python):
 
 
 def test_typing(package, tmp_path):
-    pytest.importorskip("mypy", reason="mypy is a development tool, see the dev extra")
+    pytest.importorskip("mypy", reason="mypy is in the dev extra; `make lint` runs this test")
     user = tmp_path / "user.py"
     user.write_text(
         textwrap.dedent("""

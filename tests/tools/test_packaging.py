@@ -15,7 +15,11 @@ import support
 setuptools = pytest.importorskip("setuptools", minversion="77", reason="building needs setuptools 77")
 
 BUILD = "from setuptools import build_meta; import sys; print(getattr(build_meta, 'build_' + sys.argv[1])(sys.argv[2]))"
-COPIED = ["pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "docs", "src"]
+# Folders that are in the sdist as a whole: who packages pep788 elsewhere runs the tests from there.
+WHOLE = ["bench", "docs", "examples", "tests", "tools"]
+COPIED = ["pyproject.toml", "setup.py", "MANIFEST.in", "Makefile", "noxfile.py", "README.md", "LICENSE", "CHANGELOG.md"]
+COPIED += ["src", *(name for name in WHOLE if (support.REPO / name).is_dir())]
+PROGRAMS = support.REPO / "src" / "pep788" / "demo" / "programs"
 # What a user needs, whatever else is there.
 IN_WHEEL = {
     "pep788/__init__.py",
@@ -23,6 +27,7 @@ IN_WHEEL = {
     "pep788/_core.pyi",
     "pep788/cli.py",
     "pep788/demo/__init__.py",
+    *(f"pep788/demo/programs/{path.name}" for path in PROGRAMS.iterdir() if path.is_file()),
     "pep788/include/pep788.h",
     "pep788/py.typed",
     "pep788/vendor.py",
@@ -70,6 +75,14 @@ def test_sdist_holds_what_a_build_needs(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names >= IN_SDIST, sorted(IN_SDIST - names)
+
+
+def test_sdist_holds_every_tracked_file_of_these_folders(sdist):
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = {path.as_posix() for path in support.tracked_files() if path.parts[0] in WHOLE}
+    assert tracked
+    assert sorted(tracked - names) == []
 
 
 def test_wheel_holds_what_a_user_needs_and_no_sources(wheel):

@@ -23,13 +23,14 @@ from ._run import OUTCOMES, Cell, run_cell
 __all__ = ["main"]
 
 EPILOG = """\
+A cell counts processes; 15/20 SIGABRT: of 20 processes 15 were ended by that signal.
+
 outcomes:
-  ok            the process ended by itself, and every native thread came back to its own code
+  ok            exit status 0, and every native thread came back to its own code
   SIGSEGV ...   the process crashed
   hang          the process did not end
   lost threads  exit status 0, but native threads were killed or frozen while they were in Python
-  parked threads
-                native threads sleep in PyGILState_Ensure until the process is gone, because it
+  parked        native threads sleep in PyGILState_Ensure until the process is gone, because it
                 cannot say no; what a merely recompiled extension is promised, and good there
 
 exit status: 0 if all is well with pep788, 1 if not, 2 if the demo cannot run, 130 after Ctrl-C.
@@ -161,10 +162,10 @@ class _Demo:
             self._progress_skip(self._options.runs)
         self._cells[program.key, column.key] = cell
         if not cell.skipped:
-            tell = lambda: self._progress.step(f"{what}: {_report.verdict(cell)[0]}")  # noqa: E731
+            tell = lambda: self._progress.step(f"{what}: {_report.verdict(cell)}")  # noqa: E731
             run_cell(cell, job, target, self._options.runs, self._options.timeout, tell)
             self._progress_skip(self._options.runs - len(cell.runs))
-        self._progress.finish(f"{what}: {_report.verdict(cell)[0]}")
+        self._progress.finish(f"{what}: {_report.verdict(cell)}")
 
     def _progress_skip(self, runs: int) -> None:
         for _ in range(runs):
@@ -188,8 +189,8 @@ class _Demo:
             print(json.dumps(self._as_dict(interrupted), indent=2))
             return
         python, runs = platform.python_version(), self._options.runs
-        title = f"CPython {python}: {runs} processes a cell, ended while native threads call back"
-        title += " (interrupted)" if interrupted else ""
+        title = f"CPython {python}{' (interrupted)' * interrupted}: "
+        title += f"{runs} processes a cell, ended while native threads call back"
         _report.show(self._programs, self._columns, self._cells, title, list(self._remedies))
 
     def _as_dict(self, interrupted: bool) -> dict[str, object]:

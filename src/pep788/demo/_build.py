@@ -32,10 +32,10 @@ class Column:
     """Bad outcomes here are the demo's own failure (exit status 1)."""
 
 
-OLD = Column("old", "old API (PyGILState)", ())
+OLD = Column("old", "PyGILState", ())
 NEW = Column("new", "pep788", ("-DDEMO_PEP788",), judged=True)
-NATIVE = Column("new", "PEP 788 (native)", ("-DDEMO_PEP788",), judged=True)
-ALWAYS = Column("always", "pep788 (ALWAYS)", ("-DDEMO_PEP788", "-DPEP788_ALWAYS"), judged=True)
+NATIVE = Column("new", "native", ("-DDEMO_PEP788",), judged=True)
+ALWAYS = Column("always", "pep788", ("-DDEMO_PEP788", "-DPEP788_ALWAYS"), judged=True)
 RECOMPILED = Column("recompiled", "recompiled", ("-DPEP788_REPLACE_GILSTATE", "-include", "pep788.h"), judged=True)
 
 

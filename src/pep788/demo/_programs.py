@@ -96,8 +96,8 @@ def _built_pyaudio() -> pathlib.Path:
 _NO_TIMERS = "this libc has no timer_create" if sys.platform == "darwin" else ""
 
 ALL = (
-    Program("timers", "POSIX timers of libc (SIGEV_THREAD)", _from_source("timers.c", _NO_TIMERS)),
+    Program("timers", "POSIX timers", _from_source("timers.c", _NO_TIMERS)),
     Program("pool", "C pthread pool", _from_source("pool.c")),
-    Program("threads", "C++ std::thread pool, noexcept, RAII", _from_source("threads.cpp")),
-    Program("pyaudio", "PortAudio, through PyAudio", _pyaudio),
+    Program("threads", "C++ std::thread, noexcept", _from_source("threads.cpp")),
+    Program("pyaudio", "PortAudio (PyAudio)", _pyaudio),
 )

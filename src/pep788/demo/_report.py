@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from ._build import ALWAYS, NATIVE, NEW, OLD, RECOMPILED, Column
 from ._programs import Program
@@ -17,10 +18,11 @@ from ._run import Cell, Run
 Cells = dict[tuple[str, str], Cell]
 
 GREEN, RED, YELLOW, DIM = "green", "red", "yellow", "dim"
+LEAST_WIDTH = 12
 _ANSI = {GREEN: "32", RED: "31", YELLOW: "33", DIM: "2"}
 
 LEGEND = {
-    OLD.key: "PyGILState_Ensure/Release, as nearly all extensions have it today",
+    OLD.key: "the old API, PyGILState_Ensure/Release, as nearly all extensions have it today",
     NEW.key: "PyThreadState_EnsureFromView/Release from pep788.h; NULL is a no, the thread goes on",
     ALWAYS.key: "the same with PEP788_ALWAYS: the implementation of pep788.h, not the native one",
     RECOMPILED.key: "the old source, built with -include pep788.h -DPEP788_REPLACE_GILSTATE",
@@ -32,29 +34,40 @@ def _rich(module: str) -> Any:
     return importlib.import_module(f"rich.{module}") if importlib.util.find_spec("rich") else None
 
 
-def verdict(cell: Cell | None) -> tuple[str, str]:
-    """What the table shows in this cell, and in which colour."""
+class Verdict(NamedTuple):
+    """What the table shows in a cell, a line for each kind of outcome, and in which colour."""
+
+    lines: tuple[str, ...]
+    colour: str
+
+    def __str__(self) -> str:
+        return ", ".join(self.lines)
+
+
+def verdict(cell: Cell | None) -> Verdict:
+    """Count processes: "15/20 lost threads" is 15 of 20 processes, whatever the number of threads."""
     if cell is None:
-        return "not run", DIM
+        return Verdict(("not run",), DIM)
     if cell.skipped:
-        return cell.skipped, DIM
+        return Verdict((cell.skipped,), DIM)
     if not cell.runs:
-        return "interrupted", DIM
-    parts = [f"{n} {name}" for name, n in cell.details("crash").most_common()]
-    parts += [f"{cell.count(outcome)} {word}" for outcome, word in _WORDS if cell.count(outcome)]
+        return Verdict(("interrupted",), DIM)
+    counts = [(n, name) for name, n in cell.details("crash").most_common()]
+    counts += [(cell.count(outcome), word) for outcome, word in _WORDS if cell.count(outcome)]
     bad = any(cell.count(outcome) for outcome in ("crash", "hang", "lost", "error"))
     colour = RED if bad else YELLOW if cell.count("parked") else GREEN
-    return ", ".join(parts) if len(parts) > 1 else f"all {parts[0]}", colour
+    return Verdict(tuple(f"{n}/{len(cell.runs)} {word}" for n, word in counts), colour)
 
 
 _WORDS = (
     ("hang", "hang"),
     ("error", "error"),
     ("lost", "lost threads"),
-    ("parked", "parked threads"),
+    ("parked", "parked"),
     ("ok", "ok"),
 )
 
+OK = "exit status 0, and every native thread came back to its own code"
 KILLED = "exit status 0, but CPython ended native threads with pthread_exit"
 FROZEN = "exit status 0, but native threads stopped in the middle of a callback"
 PARKED = (
@@ -66,14 +79,15 @@ CODE_STOPS = "the C code after the call never runs, and what it has locked stays
 
 
 def explain(cell: Cell) -> list[tuple[str, str]]:
-    """A word of the table and what it stands for, for each kind of bad outcome of this cell."""
-    lines = [(run.detail, _crash(run)) for run in cell.runs if run.outcome == "crash"]
+    """A word of the table and what it stands for, for each kind of outcome of this cell."""
+    lines = [("ok", OK)] if cell.count("ok") else []
+    lines += [(run.detail, _crash(run)) for run in cell.runs if run.outcome == "crash"]
     if cell.total("killed", "lost"):
         lines.append(("lost threads", f"{KILLED}: {CODE_STOPS}"))
     if cell.total("frozen", "lost"):
         lines.append(("lost threads", f"{FROZEN}: {CODE_STOPS}"))
     if cell.count("parked"):
-        lines.append(("parked threads", PARKED))
+        lines.append(("parked", PARKED))
     if cell.count("hang"):
         lines.append(("hang", "the process did not end and was killed"))
     lines += [("error", f"{run.detail}: {_last_words(run)}") for run in cell.runs if run.outcome == "error"]
@@ -122,7 +136,9 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, description=what)
         elif self._live:
-            self._stream.write(f"\r\x1b[K{self._done}/{self._total}  {what}")
+            line = f"{self._done}/{self._total}  {what}"
+            # A line that reaches the last column wraps, and what has wrapped cannot be overwritten.
+            self._stream.write(f"\r\x1b[K{line[: _columns() - 1]}")
             self._stream.flush()
 
     def step(self, what: str) -> None:
@@ -156,7 +172,7 @@ def show(
     title: str,
     notes: list[str],
 ) -> None:
-    """Print the table and what explains it to stdout."""
+    """Print the table, what explains it, and what it comes to, to stdout."""
     rows = [[verdict(cells.get((program.key, column.key))) for column in columns] for program in programs]
     headings = ["program", *(column.title for column in columns)]
     names = [program.title for program in programs]
@@ -166,10 +182,26 @@ def show(
     else:
         _show_plain(headings, names, rows, title)
     _definitions("columns", [(column.title, _legend(column)) for column in columns])
-    bad = [line for program in programs for column in columns for line in _explained(cells, program, column)]
-    _definitions("what went wrong", list(dict.fromkeys(bad)))
+    words = [line for program in programs for column in columns for line in _explained(cells, program, column)]
+    _definitions("outcomes, counted in processes", sorted(dict.fromkeys(words), key=lambda line: line[0] != "ok"))
     for note in notes:
-        print(f"\n{note}")
+        print()
+        for line in note.splitlines():
+            print(textwrap.fill(line, _columns(), subsequent_indent="  ", break_long_words=False))
+    print()
+    print(textwrap.fill(conclusion(columns, cells), _columns()))
+
+
+def conclusion(columns: Sequence[Column], cells: Cells) -> str:
+    """One line: how many processes ended well, column by column, the old API last."""
+    parts: list[str] = []
+    for column in sorted(columns, key=lambda column: column is OLD):
+        own = [cell for (_, key), cell in cells.items() if key == column.key]
+        runs, parked = sum(len(cell.runs) for cell in own), sum(cell.count("parked") for cell in own)
+        well = sum(cell.count("ok") for cell in own) + parked * (column is RECOMPILED)
+        if runs:
+            parts.append(f"{column.title}: {well} of {runs}" + (" processes ended well" if not parts else ""))
+    return "; ".join(parts) or "no process was run"
 
 
 def _explained(cells: Cells, program: Program, column: Column) -> list[tuple[str, str]]:
@@ -181,11 +213,15 @@ def _definitions(heading: str, lines: list[tuple[str, str]]) -> None:
     if not lines:
         return
     width = max(len(word) for word, _ in lines)
-    columns = max(60, shutil.get_terminal_size((110, 24)).columns)
     print(f"\n{heading}:")
     for word, meaning in lines:
         first = f"  {word.ljust(width)}  "
-        print(textwrap.fill(meaning, columns, initial_indent=first, subsequent_indent=" " * len(first)))
+        print(textwrap.fill(meaning, _columns(), initial_indent=first, subsequent_indent=" " * len(first)))
+
+
+def _columns() -> int:
+    """Columns of the terminal; of none, as many as fit in every window."""
+    return max(40, shutil.get_terminal_size((80, 24)).columns)
 
 
 def _legend(column: Column) -> str:
@@ -198,7 +234,7 @@ def _show_rich(
     module: Any,
     headings: list[str],
     names: list[str],
-    rows: list[list[tuple[str, str]]],
+    rows: list[list[Verdict]],
     title: str,
 ) -> None:
     text = _rich("text").Text
@@ -206,25 +242,40 @@ def _show_rich(
     for heading in headings:
         table.add_column(heading)
     for name, row in zip(names, rows):
-        table.add_row(name, *(text(words, style=colour) for words, colour in row))
+        table.add_row(name, *(text("\n".join(lines), style=colour) for lines, colour in row))
     _rich("console").Console().print(table)
 
 
-def _show_plain(headings: list[str], names: list[str], rows: list[list[tuple[str, str]]], title: str) -> None:
-    colours = sys.stdout.isatty()
-    lines = [[(name, ""), *row] for name, row in zip(names, rows)]
-    widths = [
-        max(len(words) for words in column) for column in zip(headings, *([cell[0] for cell in line] for line in lines))
-    ]
-    print(title)
-    print("  ".join(heading.ljust(width) for heading, width in zip(headings, widths)).rstrip())
+def _show_plain(headings: list[str], names: list[str], rows: list[list[Verdict]], title: str) -> None:
+    colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    table = [[Verdict((name,), ""), *row] for name, row in zip(names, rows)]
+    cells = [[(heading,) for heading in headings], *([cell.lines for cell in row] for row in table)]
+    widths = _fitted([max(len(line) for cell in column for line in cell) for column in zip(*cells)])
+    print(textwrap.fill(title, _columns()))
+    print()
+    _print_row([Verdict((heading,), "") for heading in headings], widths, False)
     print("  ".join("-" * width for width in widths))
-    for line in lines:
-        print(
-            "  ".join(
-                _painted(words, width, colour if colours else "") for (words, colour), width in zip(line, widths)
-            ).rstrip()
-        )
+    for row in table:
+        _print_row(row, widths, colours)
+
+
+def _fitted(widths: list[int]) -> list[int]:
+    """Make the widest columns narrower until the row fits the terminal; a column keeps room for its words."""
+    widths = list(widths)
+    while sum(widths) + 2 * (len(widths) - 1) > _columns() and max(widths) > LEAST_WIDTH:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
+def _print_row(row: Sequence[Verdict], widths: Sequence[int], colours: bool) -> None:
+    wrapped = [[part for line in cell.lines for part in textwrap.wrap(line, width)] for cell, width in zip(row, widths)]
+    for number in range(max(map(len, wrapped))):
+        parts = [lines[number] if number < len(lines) else "" for lines in wrapped]
+        painted = [
+            _painted(part, width, cell.colour if colours and part else "")
+            for part, width, cell in zip(parts, widths, row)
+        ]
+        print("  ".join(painted).rstrip())
 
 
 def _painted(words: str, width: int, colour: str) -> str:

@@ -65,6 +65,7 @@
 #    error "pep788.h supports CPython only: PyPy and GraalPy never clear atexit references at exit, so nothing here could wait for guards. Use PyGILState_Ensure there."
 #  endif
 #endif
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -109,6 +110,68 @@
 typedef struct PyInterpreterGuard PyInterpreterGuard;
 typedef struct PyInterpreterView PyInterpreterView;
 typedef void PyThreadStateToken;
+#endif
+
+/* Kept thread states (F6) need to write this thread's gilstate: a thread-specific
+   key on 3.9-3.14, a compiler thread-local of the interpreter from 3.15 on, whose
+   place only glibc and musl tell. 3.16: not known yet. Limited API: on 3.12+ a bit
+   of PyThreadState must be written as well. Where this is 0, nothing is kept. */
+#if defined(Py_LIMITED_API) || PY_VERSION_HEX >= 0x03100000 || PEP788_NATIVE
+#  define PEP788_KEEPS 0
+#elif PY_VERSION_HEX >= 0x030F0000
+#  if defined(__linux__)
+#    define PEP788_KEEPS 1
+#  else
+#    define PEP788_KEEPS 0
+#  endif
+#elif defined(__linux__) || defined(__APPLE__) || defined(__FreeBSD__)
+#  define PEP788_KEEPS 1
+#else
+#  define PEP788_KEEPS 0
+#endif
+#if PEP788_KEEPS && PY_VERSION_HEX >= 0x030F0000
+#  define PEP788_GILSTATE_IS_TLS 1
+#else
+#  define PEP788_GILSTATE_IS_TLS 0
+#endif
+
+#if PEP788_KEEPS
+/* 3.12: a state becomes its thread's gilstate whenever it is attached, which a
+   bit in it tells; before, only when it is created, by the slot alone. */
+static inline int pep788_attach_binds(void) { return PY_VERSION_HEX >= 0x030C0000; }
+static inline void pep788_clear_bound_bit(PyThreadState *tstate)
+{
+#  if PY_VERSION_HEX >= 0x030C0000
+    tstate->_status.bound_gilstate = 0;
+#  else
+    (void)tstate;
+#  endif
+}
+
+/* Up to 3.11 _xxsubinterpreters neither runs code in an interpreter it made nor
+   destroys it while that has a second thread state; 3.12 may end it with the one
+   that was made last as the current one. */
+static inline int pep788_wants_one_state(PyInterpreterState *interp)
+{
+#  if PY_VERSION_HEX < 0x030D0000
+    return _PyInterpreterState_RequiresIDRef(interp);
+#  else
+    (void)interp;
+    return 0;
+#  endif
+}
+
+/* bpo-1596321, up to 3.12: threading joins the thread that imported it first at
+   exit if that is not the finalizing one: until its thread state is deleted. */
+static inline int pep788_is_joined_at_exit(PyThreadState *tstate)
+{
+#  if PY_VERSION_HEX < 0x030D0000
+    return tstate->on_delete != NULL;
+#  else
+    (void)tstate;
+    return 0;
+#  endif
+}
 #endif
 
 #if !PEP788_NATIVE
@@ -216,18 +279,35 @@ static inline void pep788_unraisable(void)
 /* ------------------------------------------------------------------------- */
 
 #ifdef _WIN32
+/* Its min and max macros break C++; a source that wants more of it than this can
+   include the rest itself. */
 #  ifndef WIN32_LEAN_AND_MEAN
 #    define WIN32_LEAN_AND_MEAN
+#    define PEP788_LEAN
+#  endif
+#  ifndef NOMINMAX
+#    define NOMINMAX
+#    define PEP788_NOMINMAX
 #  endif
 #  include <windows.h>
+#  ifdef PEP788_LEAN
+#    undef WIN32_LEAN_AND_MEAN
+#    undef PEP788_LEAN
+#  endif
+#  ifdef PEP788_NOMINMAX
+#    undef NOMINMAX
+#    undef PEP788_NOMINMAX
+#  endif
 #else
 #  include <pthread.h>
 #  include <sched.h>
-#  include <signal.h>
 #  include <time.h>
 #  include <unistd.h>
 #  ifndef PEP788_ENGINE_ONLY
 #    include <dlfcn.h>
+#    if PEP788_GILSTATE_IS_TLS
+#      include <link.h>
+#    endif
 #  endif
 #endif
 #ifdef _MSC_VER
@@ -242,10 +322,15 @@ static inline void pep788_unraisable(void)
 #  define PEP788_C_END
 #endif
 
-/* One datum a module, however many source files include this header. */
-#ifdef _MSC_VER
+/* One datum a module, however many source files include this header. Their names
+   carry version and mode, because the layout of what they name differs: files of
+   different ones are like modules of different ones (F2). */
+#if defined(_MSC_VER)
 #  define PEP788_ONE_COPY __declspec(selectany)
 #  define PEP788_THREAD __declspec(thread)
+#elif defined(_WIN32)
+#  define PEP788_ONE_COPY __attribute__((selectany))
+#  define PEP788_THREAD __thread
 #else
 #  define PEP788_ONE_COPY __attribute__((weak, visibility("hidden")))
 #  define PEP788_THREAD __thread
@@ -363,6 +448,16 @@ static inline double pep788_now(void)
 #endif
 }
 
+/* The kept thread states of one interpreter (F6), see section 5. */
+typedef struct pep788_kept pep788_kept;
+typedef struct {
+    pep788_word lock;            /* atomic: spin */
+    pep788_kept *first;
+} pep788_home;
+#define PEP788_DROP 0            /* delete the states */
+#define PEP788_DROP_THOSE_LEFT 1 /* CPython may have deleted some */
+#define PEP788_FORGET 2          /* CPython has deleted all */
+
 #if !PEP788_NATIVE
 
 /* ------------------------------------------------------------------------- */
@@ -427,8 +522,11 @@ typedef struct pep788_traced {
 /* What one copy needs of another on the same interpreter. */
 typedef struct pep788_ops {
     int abi;
-    unsigned (*thread_depth)(void);
+    unsigned (*thread_depth)(pep788_record *record);    /* NULL: of any */
+    unsigned (*ensures)(void);
     void (*release)(void *token);
+    void (*finalizes_here)(void);
+    void (*drop_kept)(pep788_home *home, int how);
 } pep788_ops;
 
 /* One copy of this header on one interpreter. */
@@ -448,6 +546,7 @@ struct pep788_record {
     const char *name;
     pep788_word traced_lock;     /* atomic */
     pep788_traced *traced;
+    pep788_home home;            /* F6 */
 };
 
 /* One interpreter; joins all copies. Found in the interpreter's dict. */
@@ -467,6 +566,8 @@ struct pep788_coordinator {
     int64_t id;
     pep788_word revive;          /* atomic: closed, maybe not for good; the closing thread's id */
     pep788_word threading_seen;  /* atomic: when the seam was armed */
+    pep788_word closer;          /* atomic: id of the thread that passed the seam, or 0 */
+    pep788_word wide;            /* atomic: main's wait, not its own, refuses outsiders */
     pep788_coordinator *pooled;  /* free list of the copy that made it */
     double report_after, give_up_after;     /* seconds; give_up_after < 0: never */
 };
@@ -490,8 +591,8 @@ struct pep788_coordinator {
 /*    a wake-up is never lost.                                                 */
 /* ------------------------------------------------------------------------- */
 
-/* 1 if the calling thread is inside an Ensure of any copy on this record's
-   interpreter. */
+/* 1 if the calling thread is inside an Ensure of any copy, on this record's
+   interpreter or, while the main interpreter waits for all, on any. */
 #ifndef PEP788_INSIDE
 static inline int pep788_inside(pep788_record *record);
 #  define PEP788_INSIDE(record) pep788_inside(record)
@@ -535,12 +636,11 @@ static inline pep788_cell *pep788_enter(pep788_record *record)
     word = pep788_load_acquire(&cell->word);
     for (;;) {
         switch (word & PEP788_STATE) {
+        case PEP788_OPEN:
         case PEP788_INSIDERS:
-            if (!PEP788_INSIDE(record)) {
+            if ((word & PEP788_STATE) == PEP788_INSIDERS && !PEP788_INSIDE(record)) {
                 return NULL;
             }
-            /* fall through */
-        case PEP788_OPEN:
             if (pep788_cas_seq_cst(&cell->word, &word, word + PEP788_UNIT)) {
                 return cell;
             }
@@ -643,8 +743,6 @@ static inline void pep788_lock_set(pep788_coordinator *first, int all)
     }
 }
 
-static inline void pep788_wake(pep788_coordinator *c);
-
 static inline void pep788_unlock_set(pep788_coordinator *first, int all)
 {
     pep788_coordinator *it = all ? first->subs : NULL;
@@ -671,13 +769,19 @@ static inline void pep788_wake_subs(pep788_coordinator *first, int all)
 }
 
 /* Gives the cells the states that belong to a phase other than CLOSED. */
-static inline void pep788_apply(pep788_coordinator *c, pep788_word phase)
+static inline void pep788_apply(pep788_coordinator *c, pep788_word phase, int wide)
 {
     pep788_record *r;
+    if (wide) {
+        pep788_store_release(&c->wide, (pep788_word)1);     /* before any cell refuses */
+    }
     for (r = c->records; r != NULL; r = r->next) {
         pep788_set_state(r, PEP788_PTR(pep788_cell, r->current),
                          phase == PEP788_PHASE_INSIDERS ? PEP788_INSIDERS : PEP788_OPEN);
         pep788_set_state(r, pep788_other(r), PEP788_RETIRED);
+    }
+    if (!wide) {
+        pep788_store_release(&c->wide, (pep788_word)0);
     }
     pep788_store_release(&c->phase, phase);
 }
@@ -744,7 +848,7 @@ static inline int pep788_step(pep788_coordinator *first, int all)
         pep788_coordinator *c;
         PEP788_EACH(c, first, all) {
             if (pep788_load_acquire(&c->phase) == PEP788_PHASE_DRAIN) {
-                pep788_apply(c, PEP788_PHASE_INSIDERS);
+                pep788_apply(c, PEP788_PHASE_INSIDERS, c != first);
             }
         }
     }
@@ -815,10 +919,10 @@ static inline int pep788_try_close(pep788_coordinator *first, int all, int keep_
             continue;
         }
         if (!ok) {
-            pep788_apply(c, phase);
+            pep788_apply(c, phase, pep788_load_acquire(&c->wide) != 0);
         }
         else if (keep_subs && c != first) {
-            pep788_apply(c, PEP788_PHASE_OPEN);
+            pep788_apply(c, PEP788_PHASE_OPEN, 0);
         }
         else {
             pep788_close_locked(c);
@@ -840,7 +944,7 @@ static inline void pep788_reopen(pep788_coordinator *first, int all, int revive)
                               || pep788_load_acquire(&c->seam) != PEP788_SEAM_PASSED);
         if (pep788_load_acquire(&c->phase) != PEP788_PHASE_CLOSED || back) {
             pep788_record *r;
-            pep788_apply(c, PEP788_PHASE_OPEN);
+            pep788_apply(c, PEP788_PHASE_OPEN, 0);
             for (r = c->records; r != NULL; r = r->next) {
                 pep788_store_release(&r->status, PEP788_LIVE);
             }
@@ -945,6 +1049,32 @@ static inline void pep788_after_fork_in_child(pep788_record *r)
 
 #ifndef PEP788_ENGINE_ONLY
 
+#ifdef __cplusplus
+#  define PEP788_ZERO {}
+#else
+#  define PEP788_ZERO {0}
+#endif
+
+/* pep788_shared_0x00010000_full */
+#if PEP788_NATIVE
+#  define PEP788_MODE native
+#elif PEP788_LATE_NATIVE
+#  define PEP788_MODE abi3late
+#elif defined(Py_LIMITED_API)
+#  define PEP788_MODE abi3
+#else
+#  define PEP788_MODE full
+#endif
+#define PEP788_PASTE_3(name, version, mode) name##_##version##_##mode
+#define PEP788_PASTE(name, version, mode) PEP788_PASTE_3(name, version, mode)
+#define PEP788_NAME(name) PEP788_PASTE(name, PEP788_VERSION_HEX, PEP788_MODE)
+#define pep788_shared PEP788_NAME(pep788_shared)
+#define pep788_tls PEP788_NAME(pep788_tls)
+#define pep788_gilstate PEP788_NAME(pep788_gilstate)
+#define pep788_main_view PEP788_NAME(pep788_main_view)
+#define pep788_kept_shared PEP788_NAME(pep788_kept_shared)
+#define pep788_kept_tls PEP788_NAME(pep788_kept_tls)
+
 /* Why the last call of this thread gave NULL. */
 typedef enum {
     PEP788_OK = 0,
@@ -969,6 +1099,7 @@ typedef enum {
 #define PEP788_FRAMED ((pep788_word)16)     /* see the top pep788_frame */
 #define PEP788_TRACED ((pep788_word)32)     /* of guards, too: a pep788_traced */
 #define PEP788_TAGS ((pep788_word)(PEP788_LINE - 1))
+#define PEP788_KEPT (PEP788_REATTACHED | PEP788_FRESH)  /* detach and unbind (F6) */
 
 /* Rare Ensures that undo more than fits into a token. */
 typedef struct pep788_frame {
@@ -981,8 +1112,11 @@ typedef struct pep788_frame {
     pep788_word guard;                      /* with PEP788_OWNS if so */
 } pep788_frame;
 
+#define PEP788_BUCKETS 8
 typedef struct {
     unsigned depth;              /* Ensures without Release */
+    unsigned inside[PEP788_BUCKETS];    /* the same by record */
+    unsigned everywhere;         /* counts as inside every interpreter */
     unsigned shard;              /* its place in a row + 1; 0: none yet */
     Pep788_Failure failure;
     pep788_frame *frames;
@@ -1026,11 +1160,6 @@ typedef struct {
 #endif
 } pep788_copy;
 
-#ifdef __cplusplus
-#  define PEP788_ZERO {}
-#else
-#  define PEP788_ZERO {0}
-#endif
 PEP788_C_BEGIN
 PEP788_ONE_COPY pep788_copy pep788_shared = PEP788_ZERO;
 PEP788_ONE_COPY PEP788_THREAD pep788_thread pep788_tls = PEP788_ZERO;
@@ -1060,12 +1189,39 @@ static inline void *pep788_symbol(const char *name)
         memcpy(&pep788_shared.field, &found, sizeof(found)); \
     } while (0)
 
-static inline unsigned pep788_thread_depth(void)
+static inline size_t pep788_bucket(const pep788_record *record)
+{
+    return ((uintptr_t)record >> 6 ^ (uintptr_t)record >> 9) % PEP788_BUCKETS;
+}
+
+/* Two records of a bucket are taken for one: then F9 holds for them together. */
+static inline unsigned pep788_thread_depth(pep788_record *record)
+{
+    return pep788_tls.everywhere
+           + (record == NULL ? pep788_tls.depth : pep788_tls.inside[pep788_bucket(record)]);
+}
+
+static inline unsigned pep788_ensures(void)
 {
     return pep788_tls.depth;
 }
 
+/* In Ensure and Release. A traced guard may be closed (and freed) by then, so it
+   counts everywhere. */
+static inline void pep788_deepen(pep788_word guard, unsigned by)
+{
+    pep788_tls.depth += by;
+    if (guard & PEP788_TRACED) {
+        pep788_tls.everywhere += by;
+    }
+    else {
+        pep788_tls.inside[pep788_bucket(((pep788_cell *)(guard & ~PEP788_TAGS))->record)] += by;
+    }
+}
+
 static inline void pep788_detach(void *token);
+static inline void pep788_finalizes_here(void);
+static inline void pep788_drop_kept(pep788_home *home, int how);
 
 /* Once a copy; any thread, no Python object. */
 static inline void pep788_look_up(void)
@@ -1084,7 +1240,10 @@ static inline void pep788_look_up(void)
     pep788_shared.main.shards = PEP788_SHARDS;
     pep788_shared.ops.abi = PEP788_ABI;
     pep788_shared.ops.thread_depth = pep788_thread_depth;
+    pep788_shared.ops.ensures = pep788_ensures;
     pep788_shared.ops.release = pep788_detach;
+    pep788_shared.ops.finalizes_here = pep788_finalizes_here;
+    pep788_shared.ops.drop_kept = pep788_drop_kept;
 #ifdef Py_LIMITED_API
     {
         const char *version = Py_GetVersion();   /* "3.12.1 (main, ..." */
@@ -1216,17 +1375,15 @@ static inline PyThreadState *pep788_current(void)
    change it. Elsewhere (Windows, other systems) this stays a limit. */
 #if defined(__linux__) || defined(__APPLE__) || defined(__FreeBSD__)
 #  define PEP788_HAVE_KEYS 1
-static inline void pep788_find_gilstate_key(void)
+/* key + 1 of the gilstate that this attached thread is bound to, or 0. */
+static inline pep788_word pep788_search_gilstate_key(void)
 {
     PyThreadState *bound = PyGILState_GetThisThreadState();
-    unsigned k, end = 512;
+    unsigned k, end = bound == NULL ? 0 : 512;
     char probe;
 #  ifdef PTHREAD_KEYS_MAX
-    end = PTHREAD_KEYS_MAX;
+    end = bound == NULL ? 0 : PTHREAD_KEYS_MAX;
 #  endif
-    if (bound == NULL || pep788_current_is_thread_local()) {
-        return;
-    }
     for (k = 0; k < end; k++) {
         pthread_key_t key = (pthread_key_t)k;
         int found;
@@ -1237,16 +1394,24 @@ static inline void pep788_find_gilstate_key(void)
         found = (void *)PyGILState_GetThisThreadState() == (void *)&probe;
         (void)pthread_setspecific(key, bound);
         if (found) {
-            pep788_store_release(&pep788_shared.gilstate_key, (pep788_word)k + 1);
-            return;
+            return (pep788_word)k + 1;
         }
     }
-    pep788_store_release(&pep788_shared.gilstate_key, (pep788_word)0);
+    return 0;
+}
+static inline void pep788_find_gilstate_key(void)
+{
+    if (!pep788_current_is_thread_local()) {
+        pep788_store_release(&pep788_shared.gilstate_key, pep788_search_gilstate_key());
+    }
 }
 static inline int pep788_bind_gilstate(void *tstate)
 {
     pep788_word key = pep788_load_acquire(&pep788_shared.gilstate_key);
-    return key != 0 && pthread_setspecific((pthread_key_t)(key - 1), tstate) == 0;
+    /* Another library's, if Python was initialized again without this copy. */
+    return key != 0
+           && pthread_getspecific((pthread_key_t)(key - 1)) == PyGILState_GetThisThreadState()
+           && pthread_setspecific((pthread_key_t)(key - 1), tstate) == 0;
 }
 #else
 #  define PEP788_HAVE_KEYS 0
@@ -1268,14 +1433,15 @@ static inline size_t pep788_shard(void)
 
 static inline int pep788_inside(pep788_record *record)
 {
-    pep788_coordinator *c;
+    pep788_coordinator *c = PEP788_PTR(pep788_coordinator, record->coordinator);
     pep788_record *r;
-    int inside = pep788_tls.depth != 0;
-    c = inside ? NULL : PEP788_PTR(pep788_coordinator, record->coordinator);
-    if (c != NULL) {
+    int any = c == NULL || PEP788_PTR(pep788_coordinator, c->main) == c
+              || pep788_load_acquire(&c->wide) != 0;
+    int inside = pep788_thread_depth(any ? NULL : record) != 0;
+    if (!inside && c != NULL) {
         pep788_lock(&c->lock);
         for (r = c->records; r != NULL && !inside; r = r->next) {
-            inside = r->ops->thread_depth() != 0;
+            inside = r->ops->thread_depth(any ? NULL : r) != 0;
         }
         pep788_unlock(&c->lock);
     }
@@ -1361,6 +1527,18 @@ static inline Pep788_Failure pep788_reason(pep788_record *record)
         return PEP788_GONE;
     default:
         return PEP788_FINALIZING;
+    }
+}
+
+/* The thread that finalizes is inside a PyGILState_Ensure of section 9, and would
+   wait for itself: its guard goes, and Release closes nothing. */
+static inline void pep788_finalizes_here(void)
+{
+    pep788_word guard = pep788_tls.gil_guard;
+    pep788_tls.gil_guard = 0;
+    if (guard != 0) {
+        pep788_tls.everywhere--;
+        pep788_close_guard(guard);
     }
 }
 
@@ -1465,7 +1643,7 @@ static inline void *pep788_attach_framed(pep788_word guard, PyInterpreterState *
                             : (void *)(guard | PEP788_FRESH | PEP788_FRAMED);
 }
 
-/* guard with PEP788_OWNS or without; NULL: no memory, nothing changed. */
+/* guard with PEP788_OWNS or without; NULL, with a reason: nothing changed. */
 static inline void *pep788_attach(pep788_word guard)
 {
     pep788_record *record = pep788_cell_of(guard)->record;
@@ -1474,8 +1652,14 @@ static inline void *pep788_attach(pep788_word guard)
     PyThreadState *bound;
     void *token = NULL;
     if (current != NULL && pep788_interp_of(current) == interp) {
-        pep788_tls.depth++;
+        pep788_deepen(guard, 1);
         return (void *)(guard | PEP788_NESTED);
+    }
+    /* A guard that leaked: finalization gave up on it, or it is of before a fork.
+       N2: refuse what would attach to nothing. */
+    if (pep788_load_acquire(&record->status) != PEP788_LIVE) {
+        pep788_tls.failure = pep788_reason(record);
+        return NULL;
     }
     if (current != NULL) {
         token = pep788_attach_framed(guard, interp, current);
@@ -1501,7 +1685,7 @@ static inline void *pep788_attach(pep788_word guard)
         pep788_tls.failure = PEP788_NO_MEMORY;
         return NULL;
     }
-    pep788_tls.depth++;
+    pep788_deepen(guard, 1);
     pep788_look_after_seam(record);
     return token;
 }
@@ -1565,6 +1749,7 @@ static inline pep788_word pep788_detach_framed(void *token)
 }
 
 static inline int pep788_release_elsewhere(void *token);
+static inline void pep788_rest(pep788_home *home);
 
 static inline void pep788_detach(void *token)
 {
@@ -1579,8 +1764,15 @@ static inline void pep788_detach(void *token)
         Py_FatalError("PyThreadState_Release: called more often than PyThreadState_Ensure "
                       "on this thread");
     }
-    if (!(guard & PEP788_NESTED)) {
-        if (guard & PEP788_REATTACHED) {
+    /* First: E4's token is a thread state, whose low bits mean nothing. */
+    if (pep788_tls.frames != NULL && (void *)pep788_tls.frames->previous == token) {
+        guard = pep788_detach_framed(token);
+    }
+    else if (!(guard & PEP788_NESTED)) {
+        if ((guard & PEP788_KEPT) == PEP788_KEPT) {
+            pep788_rest(&pep788_cell_of(guard)->record->home);
+        }
+        else if (guard & PEP788_REATTACHED) {
             (void)PyEval_SaveThread();
         }
         else if ((guard & PEP788_FRESH) && !(guard & PEP788_FRAMED)) {
@@ -1590,13 +1782,487 @@ static inline void pep788_detach(void *token)
             guard = pep788_detach_framed(token);
         }
     }
-    pep788_tls.depth--;
+    pep788_deepen(guard, 0u - 1u);
     /* Last: from here on finalization may go on, and Py_EndInterpreter is fatal
        on a leftover thread state up to 3.13. */
     if (guard & PEP788_OWNS) {
         pep788_close_guard(guard & (~PEP788_TAGS | PEP788_TRACED));
     }
 }
+
+#endif /* !PEP788_NATIVE */
+
+/* -- kept thread states (F6) --
+
+   An entry for each thread and interpreter. IDLE: detached, and not the thread's
+   gilstate either: the seam may delete it from another thread, and a gilstate
+   that dangles is written to by the next attach of its thread (3.12+). Only the
+   owner makes it BUSY, with a guard open, so the seam, which comes when none is,
+   finds BUSY only after it gave up, and leaves those alone. Whoever gets it from
+   IDLE deletes the state. The owner frees the entry, or if it exits (ORPHAN)
+   before the state is deleted, the one who does. */
+#if PEP788_KEEPS
+#define PEP788_KEPT_IDLE ((pep788_word)0)
+#define PEP788_KEPT_BUSY ((pep788_word)1)    /* attached, or in ALLOW_THREADS */
+#define PEP788_KEPT_GONE ((pep788_word)2)    /* the state is deleted */
+
+struct pep788_kept {
+    pep788_word state;           /* atomic */
+    PyThreadState *tstate;
+    uint64_t id;                 /* of tstate */
+    pep788_home *home;           /* never freed */
+    pep788_kept *next;           /* of this thread; only it looks */
+    pep788_kept *after, **link;  /* of the home; home->lock */
+    int orphan;                  /* home->lock */
+    int forked;                  /* only its thread came into this child */
+};
+
+typedef struct {
+    pep788_kept *first;
+    void **slot;                 /* 3.15: where this thread's gilstate is */
+} pep788_kept_thread;
+
+typedef struct {
+    pep788_word slot;            /* atomic: 0 not looked for, 1 not found, else key or offset + 2 */
+    pep788_word exits;           /* atomic: 0 no key, 1 none to be had, else key + 2 */
+    pep788_word lock;            /* atomic: making that key */
+} pep788_kept_copy;
+
+PEP788_C_BEGIN
+PEP788_ONE_COPY pep788_kept_copy pep788_kept_shared = PEP788_ZERO;
+PEP788_ONE_COPY PEP788_THREAD pep788_kept_thread pep788_kept_tls = PEP788_ZERO;
+PEP788_C_END
+
+/* The key of a TSS may be another after Py_Initialize and in a forked child. */
+static inline void pep788_forget_slot(void)
+{
+    pep788_store_release(&pep788_kept_shared.slot, (pep788_word)0);
+}
+
+#if PEP788_GILSTATE_IS_TLS
+typedef struct {                 /* struct dl_phdr_info; glibc hides it without _GNU_SOURCE */
+    uintptr_t base;
+    const char *name;
+    const ElfW(Phdr) *headers;
+    ElfW(Half) count;
+    unsigned long long adds, subs;
+    size_t tls_module;
+    void *tls;                   /* this thread's block, or NULL */
+} pep788_object;
+
+typedef struct {
+    uintptr_t inside;
+    char *block;
+    size_t size;
+} pep788_block;
+
+/* Finds the thread-local block of the object that has an address inside. */
+PEP788_C_BEGIN
+static inline int pep788_tls_block(pep788_object *o, size_t size, void *wanted)
+{
+    pep788_block *b = (pep788_block *)wanted;
+    size_t i, tls = 0;
+    int found = 0;
+    if (size < sizeof(*o)) {
+        return 0;
+    }
+    for (i = 0; i < o->count; i++) {
+        if (o->headers[i].p_type == PT_LOAD) {
+            found |= b->inside - (o->base + o->headers[i].p_vaddr) < o->headers[i].p_memsz;
+        }
+        if (o->headers[i].p_type == PT_TLS) {
+            tls = o->headers[i].p_memsz;
+        }
+    }
+    if (found && o->tls != NULL) {
+        b->block = (char *)o->tls;
+        b->size = tls;
+    }
+    return found;
+}
+PEP788_C_END
+
+/* `bound` is attached and this thread's gilstate. 1 if that can be written. */
+static inline int pep788_find_slot(PyThreadState *bound)
+{
+    pep788_word known = pep788_load_acquire(&pep788_kept_shared.slot);
+    int (*iterate)(int (*)(pep788_object *, size_t, void *), void *) = NULL;
+    void *found = pep788_kept_tls.slot == NULL ? dlsym(NULL, "dl_iterate_phdr") : NULL;
+    pep788_block b = {0, NULL, 0};
+    size_t at;
+    if (pep788_kept_tls.slot != NULL) {
+        return 1;
+    }
+    memcpy(&iterate, &found, sizeof(found));
+    if (known == 1 || iterate == NULL) {
+        return 0;
+    }
+    /* The type, not its name: a program may have a copy of the name (and a stub
+       for each function), the type itself is in the interpreter. */
+    b.inside = (uintptr_t)PyExc_SystemError;
+    (void)iterate(pep788_tls_block, &b);
+    for (at = known == 0 ? 0 : known - 2; at + sizeof(void *) <= b.size; at += sizeof(void *)) {
+        void **word = (void **)(void *)(b.block + at);
+        char probe;
+        int same;
+        if (*word == (void *)bound) {
+            *word = &probe;
+            same = (void *)PyGILState_GetThisThreadState() == (void *)&probe;
+            *word = bound;
+            if (same) {
+                pep788_kept_tls.slot = word;
+                pep788_store_release(&pep788_kept_shared.slot, (pep788_word)at + 2);
+                return 1;
+            }
+        }
+        if (known != 0) {
+            return 0;
+        }
+    }
+    pep788_store_release(&pep788_kept_shared.slot, (pep788_word)1);
+    return 0;
+}
+
+static inline void pep788_set_gilstate(PyThreadState *tstate)
+{
+    *pep788_kept_tls.slot = tstate;
+}
+
+/* 1: find_slot has said 1 on this thread, and the gilstate is NULL. */
+static inline int pep788_is_unbound(void)
+{
+    return pep788_kept_tls.slot != NULL && *pep788_kept_tls.slot == NULL;
+}
+#else
+static inline int pep788_find_slot(PyThreadState *bound)
+{
+    pep788_word known = pep788_load_acquire(&pep788_kept_shared.slot);
+    if (known == 0 && bound != NULL) {
+        known = pep788_search_gilstate_key() + 1;
+        pep788_store_release(&pep788_kept_shared.slot, known);
+    }
+    return known > 1;
+}
+
+static inline void pep788_set_gilstate(PyThreadState *tstate)
+{
+    pep788_word known = pep788_load_acquire(&pep788_kept_shared.slot);
+    (void)pthread_setspecific((pthread_key_t)(known - 2), tstate);
+}
+
+/* 1: find_slot would say 1, and the gilstate is NULL. */
+static inline int pep788_is_unbound(void)
+{
+    pep788_word known = pep788_load_acquire(&pep788_kept_shared.slot);
+    return known > 1 && pthread_getspecific((pthread_key_t)(known - 2)) == NULL;
+}
+#endif
+
+static inline pep788_kept *pep788_find_kept(pep788_home *home)
+{
+    pep788_kept *k = pep788_kept_tls.first;
+    while (k != NULL && k->home != home) {
+        k = k->next;
+    }
+    return k;
+}
+
+static inline void pep788_link_kept(pep788_kept *k)
+{
+    pep788_home *home = k->home;
+    pep788_lock(&home->lock);
+    k->after = home->first;
+    k->link = &home->first;
+    if (k->after != NULL) {
+        k->after->link = &k->after;
+    }
+    home->first = k;
+    pep788_unlock(&home->lock);
+}
+
+static inline void pep788_unlink_kept_locked(pep788_kept *k)
+{
+    *k->link = k->after;
+    if (k->after != NULL) {
+        k->after->link = k->link;
+    }
+}
+
+static inline void pep788_free_kept(pep788_kept *k)
+{
+    pep788_kept **link = &pep788_kept_tls.first;
+    while (*link != NULL && *link != k) {
+        link = &(*link)->next;
+    }
+    if (*link == k) {
+        *link = k->next;
+    }
+    pep788_lock(&k->home->lock);     /* who made it GONE has let go of it */
+    pep788_unlock(&k->home->lock);
+    free(k);
+}
+
+/* Detached afterwards; the gilstate is as it was. A guard is open. */
+static inline void pep788_delete_kept(pep788_kept *k)
+{
+    PyThreadState *bound = PyGILState_GetThisThreadState();
+    /* 3.12+: so that the attach leaves the bit of `bound` alone. */
+    pep788_set_gilstate(pep788_attach_binds() ? NULL : k->tstate);
+    PyEval_RestoreThread(k->tstate);
+    PyThreadState_Clear(k->tstate);
+    PyThreadState_DeleteCurrent();
+    pep788_set_gilstate(bound);
+}
+
+static inline pep788_word pep788_enter_home(pep788_home *home);
+static inline void pep788_leave_home(pep788_home *home, pep788_word guard);
+static inline int pep788_is_attached(void);
+
+/* Destructor of a thread-specific key. */
+PEP788_C_BEGIN
+static inline void pep788_thread_exits(void *unused)
+{
+    pep788_kept *k;
+    (void)unused;
+    while ((k = pep788_kept_tls.first) != NULL) {
+        pep788_home *home = k->home;
+        pep788_word idle = PEP788_KEPT_IDLE;
+        pep788_word guard = pep788_is_attached() ? 0 : pep788_enter_home(home);
+        int done = guard != 0 && pep788_cas_seq_cst(&k->state, &idle, PEP788_KEPT_BUSY);
+        pep788_kept_tls.first = k->next;
+        if (done) {
+            pep788_delete_kept(k);
+        }
+        pep788_lock(&home->lock);
+        if (done) {
+            pep788_unlink_kept_locked(k);
+        }
+        else {
+            /* Too late, or a token was leaked. */
+            done = pep788_load_acquire(&k->state) == PEP788_KEPT_GONE;
+            k->orphan = 1;
+        }
+        pep788_unlock(&home->lock);
+        if (done) {
+            free(k);
+        }
+        if (guard != 0) {
+            pep788_leave_home(home, guard);
+        }
+    }
+}
+PEP788_C_END
+
+/* 1 if pep788_thread_exits will be called on this thread. */
+static inline int pep788_watch_exit(void)
+{
+    pep788_word known = pep788_load_acquire(&pep788_kept_shared.exits);
+    if (known == 0) {
+        pep788_lock(&pep788_kept_shared.lock);
+        known = pep788_load_acquire(&pep788_kept_shared.exits);
+        if (known == 0) {
+            pthread_key_t key;
+            known = pthread_key_create(&key, pep788_thread_exits) == 0 ? (pep788_word)key + 2 : 1;
+            pep788_store_release(&pep788_kept_shared.exits, known);
+        }
+        pep788_unlock(&pep788_kept_shared.lock);
+    }
+    return known != 1
+           && pthread_setspecific((pthread_key_t)(known - 2), &pep788_kept_shared) == 0;
+}
+
+/* `fresh` was made for this thread, is attached and its gilstate. 1 if it is kept
+   (and BUSY) from now on. */
+static inline int pep788_keep(pep788_home *home, PyThreadState *fresh)
+{
+    pep788_kept *k, *next;
+    for (k = pep788_kept_tls.first; k != NULL; k = next) {
+        next = k->next;
+        if (pep788_load_acquire(&k->state) == PEP788_KEPT_GONE) {
+            pep788_free_kept(k);
+        }
+    }
+    if (!pep788_find_slot(fresh) || !pep788_watch_exit()
+        || pep788_wants_one_state(PyThreadState_GetInterpreter(fresh))) {
+        return 0;
+    }
+    k = (pep788_kept *)malloc(sizeof(*k));
+    if (k == NULL) {
+        return 0;
+    }
+    k->state = PEP788_KEPT_BUSY;
+    k->tstate = fresh;
+    k->id = fresh->id;
+    k->home = home;
+    k->orphan = k->forked = 0;
+    k->next = pep788_kept_tls.first;
+    pep788_kept_tls.first = k;
+    pep788_link_kept(k);
+    return 1;
+}
+
+/* Detaches the kept state, which is attached. */
+static inline void pep788_rest(pep788_home *home)
+{
+    pep788_kept *k = pep788_find_kept(home);
+    if (k != NULL && (!pep788_find_slot(k->tstate)      /* in the child of a fork, perhaps */
+                      || (!k->forked && pep788_is_joined_at_exit(k->tstate)))) {
+        pep788_lock(&home->lock);
+        pep788_unlink_kept_locked(k);
+        pep788_unlock(&home->lock);
+        PyThreadState_Clear(k->tstate);
+        PyThreadState_DeleteCurrent();
+        pep788_free_kept(k);
+        return;
+    }
+    if (PyEval_SaveThread() != (k == NULL ? NULL : k->tstate)) {
+        Py_FatalError("Pep788_ReleaseKept: the thread state that Pep788_EnsureKept left is not "
+                      "attached; release tokens in reverse order");
+    }
+    pep788_set_gilstate(NULL);
+    pep788_clear_bound_bit(k->tstate);
+    pep788_store_release(&k->state, PEP788_KEPT_IDLE);
+}
+
+/* 1 if the current interpreter still has that state, and it is not attached. */
+static inline int pep788_is_there(PyThreadState *tstate, uint64_t id)
+{
+    PyThreadState *it = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+    while (it != NULL && (it != tstate || it->id != id)) {
+        it = PyThreadState_Next(it);
+    }
+    return it != NULL && it != PyThreadState_Get();
+}
+
+/* Deletes what is IDLE; attached to that interpreter, on any thread. No Python
+   call if PEP788_FORGET. */
+static inline void pep788_drop_kept(pep788_home *home, int how)
+{
+    PyThreadState *tstate;
+    do {
+        pep788_kept *k;
+        uint64_t id = 0;
+        int orphan = 0;
+        tstate = NULL;
+        pep788_lock(&home->lock);
+        for (k = home->first; k != NULL; k = k->after) {
+            pep788_word idle = PEP788_KEPT_IDLE;
+            if (how == PEP788_FORGET || pep788_cas_seq_cst(&k->state, &idle, PEP788_KEPT_GONE)) {
+                pep788_unlink_kept_locked(k);
+                pep788_store_release(&k->state, PEP788_KEPT_GONE);
+                tstate = k->tstate;
+                id = k->id;
+                orphan = k->orphan;
+                break;
+            }
+        }
+        pep788_unlock(&home->lock);
+        if (orphan) {
+            free(k);
+        }
+        /* No lock held: this runs destructors. */
+        if (tstate != NULL && (how == PEP788_DROP || (how == PEP788_DROP_THOSE_LEFT
+                                                      && pep788_is_there(tstate, id)))) {
+            PyThreadState_Clear(tstate);
+            PyThreadState_Delete(tstate);
+        }
+    } while (tstate != NULL);
+}
+
+/* In the child of a fork CPython deletes all states but the attached one. Entries
+   of threads that are not there are leaked. */
+static inline void pep788_kept_in_child(pep788_home *home)
+{
+    pep788_kept *k;
+    home->lock = 0;
+    home->first = NULL;
+    pep788_kept_shared.lock = 0;
+    pep788_forget_slot();
+    for (k = pep788_kept_tls.first; k != NULL; k = k->next) {
+        if (k->home == home && k->state != PEP788_KEPT_GONE) {
+            if (k->state == PEP788_KEPT_IDLE) {
+                k->state = PEP788_KEPT_GONE;
+            }
+            else {
+                k->forked = 1;      /* to threading it is the main thread now */
+                pep788_link_kept(k);
+            }
+        }
+    }
+}
+#else
+static inline void pep788_forget_slot(void) {}
+static inline void pep788_rest(pep788_home *home) { (void)home; }
+static inline void pep788_drop_kept(pep788_home *home, int how) { (void)home; (void)how; }
+static inline void pep788_kept_in_child(pep788_home *home) { (void)home; }
+#endif /* PEP788_KEEPS */
+
+#if !PEP788_NATIVE
+#if PEP788_KEEPS
+static inline pep788_record *pep788_record_of(pep788_home *home)
+{
+    return (pep788_record *)(void *)((char *)home - offsetof(pep788_record, home));
+}
+
+static inline int pep788_is_attached(void)
+{
+    return pep788_current() != NULL;
+}
+
+/* The depth: destructors may Ensure while finalization waits. */
+static inline pep788_word pep788_enter_home(pep788_home *home)
+{
+    pep788_cell *cell = pep788_enter(pep788_record_of(home));
+    pep788_tls.everywhere += cell != NULL;
+    return (pep788_word)cell;
+}
+
+static inline void pep788_leave_home(pep788_home *home, pep788_word guard)
+{
+    (void)home;
+    pep788_tls.everywhere--;
+    pep788_leave((pep788_cell *)guard);
+}
+
+/* Nothing fits: as pep788_attach, but a fresh state is kept. */
+static inline void *pep788_attach_and_keep(pep788_word guard, pep788_record *record)
+{
+    pep788_kept *k = pep788_find_kept(&record->home);
+    PyThreadState *fresh;
+    if (PyGILState_GetThisThreadState() != NULL || pep788_current() != NULL
+        || (k != NULL && pep788_load_acquire(&k->state) != PEP788_KEPT_GONE)) {
+        return pep788_attach(guard);
+    }
+    fresh = pep788_new_state(PEP788_PTR(PyInterpreterState, record->interp));
+    if (fresh == NULL) {
+        pep788_tls.failure = PEP788_NO_MEMORY;
+        return NULL;
+    }
+    PyEval_RestoreThread(fresh);
+    pep788_deepen(guard, 1);
+    pep788_look_after_seam(record);
+    return (void *)(guard | (pep788_keep(&record->home, fresh) ? PEP788_KEPT : PEP788_FRESH));
+}
+
+/* As pep788_attach; guard with PEP788_OWNS. */
+static inline void *pep788_attach_kept(pep788_word guard, pep788_record *record)
+{
+    pep788_kept *k = pep788_find_kept(&record->home);
+    pep788_word state = PEP788_KEPT_IDLE;
+    if (k == NULL || !pep788_is_unbound()
+        || (!pep788_current_is_thread_local() && pep788_current() != NULL)
+        || !pep788_cas_seq_cst(&k->state, &state, PEP788_KEPT_BUSY)) {
+        return pep788_attach_and_keep(guard, record);
+    }
+    if (!pep788_attach_binds()) {
+        pep788_set_gilstate(k->tstate);
+    }
+    PyEval_RestoreThread(k->tstate);
+    pep788_deepen(guard, 1);
+    pep788_look_after_seam(record);
+    return (void *)(guard | PEP788_KEPT);
+}
+#endif /* PEP788_KEEPS */
 
 /* ------------------------------------------------------------------------- */
 /* 6  Finalization                                                            */
@@ -1738,7 +2404,7 @@ static inline void pep788_report_traced(pep788_record *r, PyObject *tools)
 
 /* F4. Names are constants of modules that are never unloaded. */
 static inline void pep788_report(pep788_coordinator *first, int all, double waited,
-                                 const char *event, PyObject *tools)
+                                 int gave_up, PyObject *tools)
 {
     struct { pep788_record *record; size_t count; long id; } some[64];
     size_t i, n = 0, total = 0;
@@ -1758,7 +2424,8 @@ static inline void pep788_report(pep788_coordinator *first, int all, double wait
         }
     }
     pep788_unlock_set(first, all);
-    PySys_FormatStderr("pep788: %s after %d.%d s: %zu open interpreter guard%s\n", event,
+    PySys_FormatStderr("pep788: %s after %d.%d s: %zu open interpreter guard%s\n",
+                       gave_up ? "gave up waiting" : "finalization is waiting",
                        (int)waited, (int)(waited * 10.0) % 10, total, total == 1 ? "" : "s");
     for (i = 0; i < n; i++) {
         PySys_FormatStderr("pep788:   %zu of module %s, interpreter %ld\n", some[i].count,
@@ -1766,10 +2433,11 @@ static inline void pep788_report(pep788_coordinator *first, int all, double wait
         pep788_report_traced(some[i].record, tools);
     }
     PySys_FormatStderr(
-        "pep788: each must be given back by PyInterpreterGuard_Close or PyThreadState_Release.%s "
-        "PEP788_GIVE_UP_AFTER=seconds ends the wait.\n",
+        "pep788: each must be given back: by PyInterpreterGuard_Close, PyThreadState_Release or the "
+        "end of a `with pep788.guard()` block.%s%s\n",
         pep788_load_relaxed(&pep788_shared.trace)
-            ? "" : " PEP788_TRACE=1 names the threads that took them.");
+            ? "" : " PEP788_TRACE=1 names the threads that took them.",
+        gave_up ? "" : " PEP788_GIVE_UP_AFTER=seconds ends the wait.");
 }
 
 /* Sleeps detached until something may have changed; bounded, because signals
@@ -1820,12 +2488,12 @@ static inline void pep788_wait_and_close(pep788_coordinator *first, int all)
         while (pep788_begin_wait(first, all), !pep788_step(first, all)) {
             double waited = pep788_now() - start;
             if (first->give_up_after >= 0.0 && waited >= first->give_up_after) {
-                pep788_report(first, all, waited, "gave up waiting", tools);
+                pep788_report(first, all, waited, 1, tools);
                 pep788_abandon(first, all);
                 goto done;
             }
             if (waited >= report) {
-                pep788_report(first, all, waited, "finalization is waiting", tools);
+                pep788_report(first, all, waited, 0, tools);
                 report = waited + 2.0 * (report < 1.0 ? 1.0 : report);
             }
             waited = report - waited;
@@ -1839,11 +2507,11 @@ static inline void pep788_wait_and_close(pep788_coordinator *first, int all)
         }
         /* G6: what appeared while other threads ran. Calls queued by guarded
            threads count as inside: they may need guards to finish. */
-        pep788_tls.depth++;
+        pep788_tls.everywhere++;
         if (Py_MakePendingCalls() < 0) {
             pep788_interrupted(tools);
         }
-        pep788_tls.depth--;
+        pep788_tls.everywhere--;
         if (before != NULL) {
             new_work = pep788_call(tools, "appeared", before);
         }
@@ -1930,7 +2598,8 @@ static inline pep788_end pep788_classify(pep788_coordinator *c)
     PyObject *frame = (PyObject *)PyEval_GetFrame();     /* borrowed */
     int runs = pep788_main_thread_runs();
     if (runs == 1 && pep788_load_acquire(&c->threading_seen) != 0) {
-        return PEP788_NOT_FINAL;
+        /* A signal's exception can end _shutdown before its first line. */
+        return frame == NULL && c->is_main ? PEP788_PERHAPS : PEP788_NOT_FINAL;
     }
     if (!c->is_main) {
         /* Py_EndInterpreter is fatal with a frame. Without one never PERHAPS:
@@ -1952,8 +2621,6 @@ static inline pep788_end pep788_classify(pep788_coordinator *c)
     return PEP788_PERHAPS;
 }
 
-static inline int pep788_arm(pep788_coordinator *c);
-
 /* Queued by a seam that was perhaps not final; if this runs, it was not. */
 PEP788_C_BEGIN
 static inline int pep788_revive(void *arg)
@@ -1965,6 +2632,7 @@ static inline int pep788_revive(void *arg)
     }
     if (pep788_exchange_seq_cst(&c->revive, (pep788_word)0) != 0) {
         pep788_reopen(c, c->is_main, 1);
+        pep788_store_release(&c->closer, (pep788_word)0);
         pep788_store_release(&c->seam, PEP788_SEAM_NONE);
     }
     pep788_rearm(c);
@@ -2000,6 +2668,23 @@ static inline int pep788_lives_on(pep788_record *r)
     return pep788_load_acquire(&c->revive) == 0;
 }
 
+/* Closed, attached to that interpreter: kept states of all copies go (F6). The
+   end of a leftover subinterpreter begins with CPython, 3.13+, deleting the state
+   that was made last, whoever has it. */
+static inline void pep788_drop_all_kept(pep788_coordinator *c)
+{
+    pep788_coordinator *m = PEP788_PTR(pep788_coordinator, c->main);
+    int leftover = !c->is_main
+                   && (m == NULL || pep788_load_acquire(&m->seam) == PEP788_SEAM_PASSED);
+    pep788_record *r;
+    pep788_lock(&c->lock);
+    r = c->records;
+    pep788_unlock(&c->lock);
+    for (; r != NULL; r = r->next) {     /* records are only ever put in front */
+        r->ops->drop_kept(&r->home, leftover ? PEP788_DROP_THOSE_LEFT : PEP788_DROP);
+    }
+}
+
 /* The atexit references are being dropped. */
 static inline void pep788_seam(pep788_coordinator *c)
 {
@@ -2009,13 +2694,15 @@ static inline void pep788_seam(pep788_coordinator *c)
         && pep788_load_acquire(&c->seam) == PEP788_SEAM_PASSED) {
         return;
     }
+    PyErr_Fetch(&type, &value, &tb);
     if (pep788_too_late()) {
         /* Leftover subinterpreters up to 3.13: ended after the flag; main's
            seam has waited for them. */
         pep788_abandon(c, 0);
+        pep788_drop_all_kept(c);
+        PyErr_Restore(type, value, tb);
         return;
     }
-    PyErr_Fetch(&type, &value, &tb);
     end = pep788_classify(c);
     if (end == PEP788_NOT_FINAL) {
         pep788_store_release(&c->seam, PEP788_SEAM_NONE);
@@ -2027,8 +2714,19 @@ static inline void pep788_seam(pep788_coordinator *c)
         }
     }
     else {
+        pep788_store_release(&c->closer, (pep788_word)PyThread_get_thread_ident());
         pep788_store_release(&c->seam, PEP788_SEAM_PASSED);
+        if (c->is_main) {
+            pep788_record *r;
+            pep788_lock(&c->lock);
+            r = c->records;         /* only ever grows in front */
+            pep788_unlock(&c->lock);
+            for (; r != NULL; r = r->next) {
+                r->ops->finalizes_here();
+            }
+        }
         pep788_wait_and_close(c, c->is_main);
+        pep788_drop_all_kept(c);
         if (end == PEP788_PERHAPS) {
             pep788_store_release(&c->revive, (pep788_word)PyThread_get_thread_ident());
             /* Not on 3.14+: there Python code may still run in a real end. */
@@ -2130,6 +2828,14 @@ static inline int pep788_arm(pep788_coordinator *c)
     return 0;
 }
 
+/* Attached: 1 if the present interpreter waits for guards at its end, or has. */
+static inline int pep788_seam_passed(void)
+{
+    pep788_record *r = pep788_find(PyInterpreterState_Get());
+    pep788_coordinator *c = r == NULL ? NULL : PEP788_PTR(pep788_coordinator, r->coordinator);
+    return c != NULL && pep788_load_acquire(&c->seam) == PEP788_SEAM_PASSED;
+}
+
 static inline void pep788_rearm(pep788_coordinator *c)
 {
     PyObject *type, *value, *tb;
@@ -2173,17 +2879,25 @@ static inline void pep788_in_child(void)
     pep788_record *r = &pep788_shared.main;
     int first = 1;
     pep788_store_relaxed(&pep788_shared.pool_lock, (pep788_word)0);
+    if (pep788_load_relaxed(&pep788_shared.symbols) == 1) {
+        pep788_store_relaxed(&pep788_shared.symbols, (pep788_word)0);  /* look again */
+    }
     while (r != NULL) {
         pep788_coordinator *c = PEP788_PTR(pep788_coordinator, r->coordinator);
         pep788_after_fork_in_child(r);
+        pep788_kept_in_child(&r->home);
         if (c != NULL) {
             pep788_word phase = pep788_load_acquire(&c->phase);
             pep788_store_relaxed(&c->waiting, (pep788_word)0);
             c->wake = NULL;      /* may be in any state: leaked, made anew */
-            if (phase == PEP788_PHASE_DRAIN || phase == PEP788_PHASE_INSIDERS) {
-                /* The finalizing thread is gone, and our atexit entry with it. */
+            if (phase != PEP788_PHASE_CLOSED) {
+                /* The finalizing thread, if there was one, is gone, and with it our
+                   atexit entry. */
                 pep788_store_release(&c->phase, PEP788_PHASE_OPEN);
-                pep788_store_release(&c->seam, PEP788_SEAM_NONE);
+                pep788_store_release(&c->wide, (pep788_word)0);
+                if (pep788_load_acquire(&c->seam) == PEP788_SEAM_PASSED) {
+                    pep788_store_release(&c->seam, PEP788_SEAM_NONE);
+                }
             }
         }
         r = first ? PEP788_PTR(pep788_record, pep788_shared.subs) : r->sibling;
@@ -2267,7 +2981,7 @@ static inline void pep788_find_thread_id(void)
         const unsigned long *words = (const unsigned long *)(const void *)PyThreadState_Get();
         unsigned long me = PyThread_get_thread_ident();
         size_t i, at = 0, matches = 0;
-        for (i = 4; i < 32; i++) {     /* sizeof(PyThreadState) > 32 words */
+        for (i = 4; i < 256 / sizeof(unsigned long); i++) {    /* PyThreadState is larger */
             if (words[i] == me) {
                 at = i * sizeof(unsigned long);
                 matches++;
@@ -2296,6 +3010,8 @@ static inline pep788_coordinator *pep788_new_coordinator(void)
         pep788_lock(&c->lock);      /* late closes still look */
         c->abi = PEP788_ABI;
         c->subs = c->next_sub = c->pooled = NULL;
+        pep788_store_release(&c->closer, (pep788_word)0);
+        pep788_store_release(&c->wide, (pep788_word)0);
         c->records = NULL;
         pep788_store_release(&c->main, (pep788_word)0);
         pep788_store_release(&c->phase, PEP788_PHASE_OPEN);
@@ -2338,6 +3054,7 @@ static inline void pep788_interpreter_gone(PyObject *capsule)
     c->records = NULL;
     while (r != NULL) {
         pep788_record *next = r->next;
+        r->ops->drop_kept(&r->home, PEP788_FORGET);
         pep788_store_release(&r->interp, (pep788_word)0);
         pep788_store_release(&r->status, PEP788_ENDED);  /* last: then it may be reused */
         r = next;
@@ -2438,8 +3155,10 @@ static inline pep788_record *pep788_new_record(int is_main)
         pep788_lock(&pep788_shared.pool_lock);
         r = PEP788_PTR(pep788_record, pep788_shared.subs);
         for (; r != NULL; r = r->sibling) {
+            /* Not with leaked guards: an Ensure on one would attach to a stranger. */
             if (pep788_load_acquire(&r->status) == PEP788_ENDED
-                && pep788_load_acquire(&r->refs) == 0) {
+                && pep788_load_acquire(&r->refs) == 0
+                && (r->pair[0] == NULL || pep788_record_count(r) == 0)) {
                 pep788_store_release(&r->status, PEP788_NEVER);   /* ours now */
                 break;
             }
@@ -2462,44 +3181,61 @@ static inline pep788_record *pep788_new_record(int is_main)
 
 static inline pep788_record *pep788_set_up(PyInterpreterState *interp);
 
+/* Attached to a subinterpreter, which is what tells: on 3.9-3.11 `here` may not
+   look attached (_xxsubinterpreters runs code of any thread in the state of the
+   one that made the interpreter). Attaches to the main one for a call. -1 if
+   there is no memory, and nothing was called. */
+static inline int pep788_visit_main(PyInterpreterState *main_interp, void (*call)(void *), void *arg)
+{
+    PyThreadState *here = PyThreadState_Get();
+    PyThreadState *there = PyGILState_GetThisThreadState();
+    int visitor = there == NULL || there == here || pep788_current_is_thread_local()
+                  || pep788_interp_of(there) != main_interp;
+    if (visitor) {
+        there = pep788_new_state(main_interp);
+        if (there == NULL) {
+            return -1;
+        }
+    }
+    (void)PyThreadState_Swap(there);
+    call(arg);
+    if (visitor) {
+        PyThreadState_Clear(there);
+    }
+    (void)PyThreadState_Swap(here);
+    if (visitor) {
+        PyThreadState_Delete(there);
+    }
+    return 0;
+}
+
+PEP788_C_BEGIN
+static inline void pep788_set_up_main(void *main_interp)
+{
+    if (pep788_set_up((PyInterpreterState *)main_interp) == NULL) {
+        PyErr_Clear();
+    }
+}
+PEP788_C_END
+
 /* Attached to a subinterpreter: makes the main interpreter wait for it too (up
-   to 3.13 a leftover subinterpreter is ended after the flag, if at all). */
+   to 3.13 a leftover subinterpreter is ended after the flag, if at all), and this
+   copy known there, for views of main. */
 static inline void pep788_link_to_main(pep788_coordinator *c)
 {
     pep788_record *r = &pep788_shared.main;
     pep788_coordinator *m = NULL;
     PyInterpreterState *main_interp = pep788_main_interp();
-    if (PEP788_PTR(pep788_coordinator, c->main) != NULL || main_interp == NULL) {
+    if (main_interp == NULL) {
         return;
     }
     if (PEP788_PTR(PyInterpreterState, r->interp) != main_interp) {
-        /* This copy was not imported there: visit. */
-        PyThreadState *here = PyThreadState_Get();
-        PyThreadState *there = PyGILState_GetThisThreadState();
-        int visitor = there == NULL || there == here || pep788_current_is_thread_local()
-                      || pep788_interp_of(there) != main_interp;
-        if (visitor) {
-            there = pep788_new_state(main_interp);
-            if (there == NULL) {
-                return;
-            }
-        }
-        (void)PyThreadState_Swap(there);
-        if (pep788_set_up(main_interp) == NULL) {
-            PyErr_Clear();
-        }
-        if (visitor) {
-            PyThreadState_Clear(there);
-        }
-        (void)PyThreadState_Swap(here);
-        if (visitor) {
-            PyThreadState_Delete(there);
-        }
+        (void)pep788_visit_main(main_interp, pep788_set_up_main, main_interp);
     }
     if (PEP788_PTR(PyInterpreterState, r->interp) == main_interp) {
         m = PEP788_PTR(pep788_coordinator, r->coordinator);
     }
-    if (m == NULL) {
+    if (m == NULL || PEP788_PTR(pep788_coordinator, c->main) != NULL) {
         return;
     }
     pep788_lock(&m->lock);
@@ -2510,7 +3246,7 @@ static inline void pep788_link_to_main(pep788_coordinator *c)
         c->next_sub = m->subs;
         m->subs = c;
         if (phase == PEP788_PHASE_DRAIN || phase == PEP788_PHASE_INSIDERS) {
-            pep788_apply(c, phase);     /* main is waiting: take part */
+            pep788_apply(c, phase, 1);  /* main is waiting: take part */
         }
         else if (phase == PEP788_PHASE_CLOSED && !pep788_subs_end_before_flag()) {
             pep788_close_locked(c);
@@ -2528,15 +3264,11 @@ static inline void pep788_raise_finalizing(void)
     pep788_tls.failure = PEP788_FINALIZING;
 }
 
-/* Attached to `interp`, which this copy does not know or whose seam is lost. */
-static inline pep788_record *pep788_set_up(PyInterpreterState *interp)
+/* Attached to `interp`, no exception set. */
+static inline pep788_record *pep788_join(PyInterpreterState *interp)
 {
     pep788_coordinator *c;
     pep788_record *r;
-    if (pep788_too_late()) {
-        pep788_raise_finalizing();
-        return NULL;
-    }
     pep788_look_up();
     pep788_find_thread_id();
     pep788_watch_forks();
@@ -2552,6 +3284,7 @@ static inline pep788_record *pep788_set_up(PyInterpreterState *interp)
     if (r == NULL) {
         pep788_record *mine = pep788_new_record(c->is_main);
         pep788_cell *pair[2] = {NULL, NULL};
+        const char *name;
         /* Cells are used again, unless guards of an earlier interpreter (leaked,
            or of before a fork) still count on them. */
         if (mine != NULL && mine->pair[0] != NULL && pep788_record_count(mine) == 0) {
@@ -2565,14 +3298,17 @@ static inline pep788_record *pep788_set_up(PyInterpreterState *interp)
             PyErr_NoMemory();
             return NULL;
         }
+        pep788_find_gilstate_key();     /* a new one after each Py_Initialize */
         if (c->is_main) {
-            pep788_find_gilstate_key();     /* a new one after each Py_Initialize */
+            pep788_forget_slot();
         }
+        name = pep788_module_name();    /* takes the loader's lock: not under ours */
         pep788_lock(&c->lock);
         for (r = c->records; r != NULL && r->ops != &pep788_shared.ops; r = r->next) {
         }
         if (r == NULL) {
             r = mine;
+            pep788_drop_kept(&r->home, PEP788_FORGET);  /* of an interpreter that never ended */
             pep788_lock(&r->traced_lock);
             if (r->pair[0] != pair[0]) {
                 r->traced = NULL;
@@ -2581,7 +3317,7 @@ static inline pep788_record *pep788_set_up(PyInterpreterState *interp)
             r->pair[1] = pair[1];
             pep788_unlock(&r->traced_lock);
             r->ops = &pep788_shared.ops;
-            r->name = pep788_module_name();
+            r->name = name;
             r->id = c->id;
             /* Before the cells open: who holds a guard attaches to it. */
             pep788_store_release(&r->interp, (pep788_word)interp);
@@ -2601,6 +3337,29 @@ static inline pep788_record *pep788_set_up(PyInterpreterState *interp)
     }
     if (!c->is_main) {
         pep788_link_to_main(c);
+    }
+    return r;
+}
+
+/* Attached to `interp`, which this copy does not know or whose seam is lost. Keeps
+   the exception that the caller may have set; NULL with another one. */
+static inline pep788_record *pep788_set_up(PyInterpreterState *interp)
+{
+    PyObject *type, *value, *tb;
+    pep788_record *r;
+    if (pep788_too_late()) {
+        pep788_raise_finalizing();
+        return NULL;
+    }
+    PyErr_Fetch(&type, &value, &tb);
+    r = pep788_join(interp);
+    if (r != NULL) {
+        PyErr_Restore(type, value, tb);
+    }
+    else {
+        Py_XDECREF(type);
+        Py_XDECREF(value);
+        Py_XDECREF(tb);
     }
     return r;
 }
@@ -2637,7 +3396,7 @@ static inline int pep788_release_elsewhere(void *token)
     }
     pep788_lock(&c->lock);
     for (r = c->records; r != NULL && release == NULL; r = r->next) {
-        if (r->ops->thread_depth() != 0) {
+        if (r->ops != &pep788_shared.ops && r->ops->ensures() != 0) {
             release = r->ops->release;
         }
     }
@@ -2749,6 +3508,9 @@ static inline PyInterpreterView *pep788_View_FromCurrent(void)
             return NULL;
         }
         PyErr_Clear();
+        if (PyInterpreterState_Get() == pep788_main_interp()) {
+            r = &pep788_shared.main;    /* follows it through Py_Initialize */
+        }
     }
     view = pep788_new_view(r, r != NULL && r != &pep788_shared.main);
     if (view == NULL) {
@@ -3058,6 +3820,48 @@ static inline void Pep788_DropRef(PyInterpreterView *view, PyObject *object)
 }
 
 /*
+ * As PyThreadState_EnsureFromView, for threads that call back often: on a thread
+ * without a thread state the one it makes is kept and re-attached by later calls
+ * of the same thread, with the same thread-locals, context and
+ * threading.current_thread(), for a tenth (3.14+) to a third (3.11-3.13) of the
+ * cost. In between it is detached, holds nothing up, and for
+ * PyGILState_GetThisThreadState() it is not there. It is deleted when the thread
+ * exits or that interpreter finalizes, whichever is first. Any thread, at any
+ * time; nothing need be attached. NULL without exception, as
+ * PyThreadState_EnsureFromView. The caller owns the token and gives it to
+ * Pep788_ReleaseKept on the same thread. Where it cannot be kept (docs/limits.md)
+ * this is PyThreadState_EnsureFromView. pep788 0.1.0; CPython 3.9+.
+ */
+static inline PyThreadStateToken *Pep788_EnsureKept(PyInterpreterView *view)
+{
+#if !PEP788_NATIVE && PEP788_KEEPS
+    pep788_view *v = (pep788_view *)(void *)view;
+    pep788_word guard = (pep788_word)pep788_Guard_FromView(view);
+    void *token = NULL;
+    if (guard != 0) {
+        token = pep788_attach_kept(guard | PEP788_OWNS, v->record);
+        if (token == NULL) {
+            pep788_close_guard(guard);
+        }
+    }
+    return token;
+#else
+    return PyThreadState_EnsureFromView(view);
+#endif
+}
+
+/*
+ * Undoes the matching Pep788_EnsureKept, in reverse order with all other
+ * Ensures, on the same thread; the same function as PyThreadState_Release. Needs
+ * the attached thread state that EnsureKept left. Fatal error if called more
+ * often. pep788 0.1.0; CPython 3.9+.
+ */
+static inline void Pep788_ReleaseKept(PyThreadStateToken *token)
+{
+    PyThreadState_Release(token);
+}
+
+/*
  * The modules that use our implementation in the current interpreter: a new
  * list of (name, open guards). Needs an attached thread state. NULL with an
  * exception. Empty where the native API is used. CPython 3.9+.
@@ -3099,7 +3903,7 @@ static inline PyObject *Pep788_Modules(void)
 static inline void Pep788_EnterInsider(void)
 {
 #if !PEP788_NATIVE
-    pep788_tls.depth++;
+    pep788_tls.everywhere++;
 #endif
 }
 
@@ -3107,8 +3911,8 @@ static inline void Pep788_EnterInsider(void)
 static inline void Pep788_LeaveInsider(void)
 {
 #if !PEP788_NATIVE
-    if (pep788_tls.depth != 0) {
-        pep788_tls.depth--;
+    if (pep788_tls.everywhere != 0) {
+        pep788_tls.everywhere--;
     }
 #endif
 }
@@ -3123,22 +3927,12 @@ static inline void Pep788_LeaveInsider(void)
 
 #ifdef PEP788_REPLACE_GILSTATE
 
-#if PEP788_NATIVE
-typedef struct {
-    unsigned gil_depth;
-    PyInterpreterGuard *gil_guard;
-} pep788_gilstate_thread;
+#if PEP788_NATIVE || PEP788_LATE_NATIVE
 PEP788_C_BEGIN
-PEP788_ONE_COPY pep788_word pep788_main_view;
-#  ifdef __cplusplus
-PEP788_ONE_COPY PEP788_THREAD pep788_gilstate_thread pep788_gilstate = {};
-#  else
-PEP788_ONE_COPY PEP788_THREAD pep788_gilstate_thread pep788_gilstate = {0};
-#  endif
+PEP788_ONE_COPY pep788_word pep788_main_view = 0;
 PEP788_C_END
-#  define pep788_gil_tls pep788_gilstate
 
-static inline PyInterpreterGuard *pep788_main_guard(void)
+static inline PyInterpreterGuard *pep788_cached_main_guard(void)
 {
     PyInterpreterView *view = PEP788_PTR(PyInterpreterView, pep788_main_view);
     if (view == NULL) {
@@ -3154,12 +3948,29 @@ static inline PyInterpreterGuard *pep788_main_guard(void)
     }
     return PyInterpreterGuard_FromView(view);
 }
+#endif
+
+#if PEP788_NATIVE
+typedef struct {
+    unsigned gil_depth;
+    pep788_word gil_guard;
+} pep788_gilstate_thread;
+PEP788_C_BEGIN
+PEP788_ONE_COPY PEP788_THREAD pep788_gilstate_thread pep788_gilstate = PEP788_ZERO;
+PEP788_C_END
+#  define pep788_gil_tls pep788_gilstate
+#  define pep788_main_guard pep788_cached_main_guard
 #else
 #  define pep788_gil_tls pep788_tls
 static inline PyInterpreterGuard *pep788_main_guard(void)
 {
-    pep788_view view = {&pep788_shared.main, 0};
-    return PyInterpreterGuard_FromView((PyInterpreterView *)(void *)&view);
+#  if PEP788_LATE_NATIVE
+    pep788_look_up();
+    if (pep788_shared.ensure != NULL) {
+        return pep788_cached_main_guard();
+    }
+#  endif
+    return (PyInterpreterGuard *)pep788_open_guard(&pep788_shared.main);
 }
 #endif
 
@@ -3175,17 +3986,33 @@ static inline void pep788_park(void)
 }
 
 #if PEP788_NATIVE
-static inline PyThreadState *pep788_gil_attached(void)
-{
-#  ifdef Py_LIMITED_API
-    return PyThreadState_GetDict() != NULL ? PyThreadState_Get() : NULL;
-#  else
-    return PyThreadState_GetUnchecked();
-#  endif
-}
+/* 3.15: the function itself hangs a late caller, except the finalizing thread. */
+static inline void pep788_gil_refused(void) {}
 static inline int pep788_gil_unbound(void) { return 0; }
 #else
-#  define pep788_gil_attached pep788_current
+/* The thread that finalizes may attach during teardown: a destructor detaches, and
+   what it calls then calls back. */
+static inline int pep788_gil_is_closer(void)
+{
+    pep788_record *r = &pep788_shared.main;
+    pep788_coordinator *c = PEP788_PTR(pep788_coordinator, r->coordinator);
+    pep788_word status = pep788_load_acquire(&r->status);
+    return c != NULL && (status == PEP788_LIVE || status == PEP788_ENDING)
+           && pep788_load_acquire(&c->closer) == (pep788_word)PyThread_get_thread_ident()
+           && PyGILState_GetThisThreadState() != NULL;
+}
+
+static inline void pep788_gil_refused(void)
+{
+#  if PEP788_LATE_NATIVE
+    if (pep788_shared.ensure != NULL) {
+        return;
+    }
+#  endif
+    if (pep788_current() == NULL && !pep788_gil_is_closer()) {
+        pep788_park();
+    }
+}
 /* 3.9-3.11: PyGILState_Ensure would deadlock on the GIL this thread holds. */
 static inline int pep788_gil_unbound(void)
 {
@@ -3198,42 +4025,44 @@ static inline int pep788_gil_unbound(void)
 }
 #endif
 
+#if !PEP788_NATIVE
+/* No module initialization came by here, in this Py_Initialize (an embedding
+   program). This one call is not guarded yet. */
+static inline PyInterpreterGuard *pep788_gil_init(void)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyObject *type, *value, *tb;
+    PyErr_Fetch(&type, &value, &tb);
+    if (Pep788_Init() < 0) {
+        PyErr_Clear();
+    }
+    PyErr_Restore(type, value, tb);
+    PyGILState_Release(state);
+    return pep788_main_guard();
+}
+#endif
+
 static inline PyGILState_STATE pep788_gilstate_ensure(void)
 {
-    PyGILState_STATE state;
     if (pep788_gil_tls.gil_depth == 0) {
         PyInterpreterGuard *guard = pep788_main_guard();
 #if !PEP788_NATIVE
         if (guard == NULL && Py_IsInitialized()
-            && (pep788_tls.failure == PEP788_NOT_INITIALIZED || pep788_tls.failure == PEP788_GONE)) {
-            /* No module initialization came by here, in this Py_Initialize (an
-               embedding program). This one call is not guarded yet. */
-            state = PyGILState_Ensure();
-            if (Pep788_Init() < 0) {
-                PyErr_Clear();
-            }
-            PyGILState_Release(state);
-            guard = pep788_main_guard();
+            && (Pep788_LastFailure() == PEP788_NOT_INITIALIZED
+                || Pep788_LastFailure() == PEP788_GONE)) {
+            guard = pep788_gil_init();
         }
 #endif
-        if (guard == NULL && pep788_gil_attached() == NULL) {
-            pep788_park();
+        if (guard == NULL) {
+            pep788_gil_refused();
         }
-        pep788_gil_tls.gil_guard = guard == NULL ? 0 : (
-#if PEP788_NATIVE
-            guard
-#else
-            (pep788_word)guard
-#endif
-            );
-        Pep788_EnterInsider();
+        else {
+            Pep788_EnterInsider();
+        }
+        pep788_gil_tls.gil_guard = (pep788_word)guard;
     }
     pep788_gil_tls.gil_depth++;
-    if (pep788_gil_unbound()) {
-        return PyGILState_LOCKED;
-    }
-    state = PyGILState_Ensure();
-    return state;
+    return pep788_gil_unbound() ? PyGILState_LOCKED : PyGILState_Ensure();
 }
 
 static inline void pep788_gilstate_release(PyGILState_STATE state)
@@ -3241,20 +4070,82 @@ static inline void pep788_gilstate_release(PyGILState_STATE state)
     if (!pep788_gil_unbound()) {
         PyGILState_Release(state);
     }
-    if (pep788_gil_tls.gil_depth != 0 && --pep788_gil_tls.gil_depth == 0) {
+    if (pep788_gil_tls.gil_depth != 0 && --pep788_gil_tls.gil_depth == 0
+        && pep788_gil_tls.gil_guard != 0) {
         PyInterpreterGuard *guard = (PyInterpreterGuard *)pep788_gil_tls.gil_guard;
         pep788_gil_tls.gil_guard = 0;
         Pep788_LeaveInsider();
-        if (guard != NULL) {
-            PyInterpreterGuard_Close(guard);
-        }
+        PyInterpreterGuard_Close(guard);
     }
 }
+
+#if PEP788_NATIVE || PEP788_LATE_NATIVE
+/* The native wait would wait for the guard of the thread that finalizes, if that
+   is inside a PyGILState_Ensure: an embedding program that calls Py_FinalizeEx
+   there, or a callback that ends in Py_Exit. Ours: pep788_finalizes_here. */
+static inline void pep788_gil_finalizes(void)
+{
+    PyInterpreterGuard *guard = (PyInterpreterGuard *)pep788_gil_tls.gil_guard;
+#  if PEP788_LATE_NATIVE
+    if (pep788_shared.ensure == NULL) {
+        return;
+    }
+#  endif
+    pep788_gil_tls.gil_guard = 0;
+    if (guard != NULL) {
+        Pep788_LeaveInsider();
+        PyInterpreterGuard_Close(guard);
+    }
+}
+
+PEP788_C_BEGIN
+static inline PyObject *pep788_gil_at_exit(PyObject *self, PyObject *unused)
+{
+    (void)self;
+    (void)unused;
+    pep788_gil_finalizes();
+    Py_INCREF(Py_None);
+    return Py_None;
+}
+PEP788_C_END
+
+static inline int pep788_gil_set_up(void)
+{
+    static PyMethodDef method = {"pep788_gilstate", pep788_gil_at_exit, METH_NOARGS,
+                                 "Gives the guard of the finalizing thread back."};
+    PyObject *atexit, *function, *result;
+    if (Pep788_Init() < 0) {
+        return -1;
+    }
+#  if PEP788_LATE_NATIVE
+    if (pep788_shared.ensure == NULL) {
+        return 0;
+    }
+#  endif
+    atexit = PyImport_ImportModule("atexit");
+    function = atexit == NULL ? NULL : PyCFunction_NewEx(&method, NULL, NULL);
+    result = function == NULL ? NULL : PyObject_CallMethod(atexit, "register", "O", function);
+    Py_XDECREF(function);
+    Py_XDECREF(atexit);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+static inline int pep788_gil_finalize(void)
+{
+    pep788_gil_finalizes();
+    return Py_FinalizeEx();
+}
+#  define Py_FinalizeEx pep788_gil_finalize
+#  define Py_Finalize() ((void)pep788_gil_finalize())
+#else
+#  define pep788_gil_set_up Pep788_Init
+#endif
 
 /* Unchanged sources do not call Pep788_Init; their module creation does. */
 static inline PyObject *pep788_module_create(PyModuleDef *def, int api_version)
 {
-    if (Pep788_Init() < 0) {
+    if (pep788_gil_set_up() < 0) {
         return NULL;
     }
     return PyModule_Create2(def, api_version);
@@ -3262,7 +4153,7 @@ static inline PyObject *pep788_module_create(PyModuleDef *def, int api_version)
 
 static inline PyObject *pep788_module_init(PyModuleDef *def)
 {
-    if (Pep788_Init() < 0) {
+    if (pep788_gil_set_up() < 0) {
         return NULL;
     }
     return PyModuleDef_Init(def);

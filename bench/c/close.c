@@ -1,4 +1,5 @@
-/* For tools/measure.py: how long after the last Close does finalization go on? */
+/* For the row "close": how long after the last Close does finalization go on? And for bench/memory.py: threads that
+   keep a state. */
 
 #include <Python.h>
 #include <pep788.h>
@@ -6,6 +7,7 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <time.h>
 
 static PyInterpreterGuard *held;
@@ -63,16 +65,52 @@ report(PyObject *module, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static void *
+short_life(void *view)
+{
+    for (int i = 0; i < 3; i++) {
+        PyThreadStateToken *token = Pep788_EnsureKept((PyInterpreterView *)view);
+        if (token == NULL) {
+            abort();
+        }
+        Pep788_ReleaseKept(token);
+    }
+    return NULL;
+}
+
+/* So many native threads, one after the other, keep a state, call three times and exit. */
+static PyObject *
+keep(PyObject *module, PyObject *count)
+{
+    static PyInterpreterView *view;
+    long n = PyLong_AsLong(count);
+    int failed = 0;
+    if ((n == -1 && PyErr_Occurred()) || (view == NULL && (view = PyInterpreterView_FromCurrent()) == NULL)) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    for (; n > 0 && !failed; n--) {
+        pthread_t thread;
+        failed = pthread_create(&thread, NULL, short_life, view) || pthread_join(thread, NULL);
+    }
+    Py_END_ALLOW_THREADS
+    if (failed) {
+        return PyErr_NoMemory();
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
+    {"keep", keep, METH_O, NULL},
     {"start", start, METH_O, NULL},
     {"report", report, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "measure_close", .m_methods = methods};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "bench_close", .m_methods = methods};
 
 PyMODINIT_FUNC
-PyInit_measure_close(void)
+PyInit_bench_close(void)
 {
     if (Pep788_Init() < 0) {
         return NULL;

@@ -1,0 +1,36 @@
+/* A callback in pybind11's way: gil_scoped_acquire around the call. */
+#include "runner.h"
+
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+static PyObject *callable;
+
+static void
+callback(void *task)
+{
+    BENCH_LOOP(task, {
+        py::gil_scoped_acquire gil;
+        PyObject *result = PyObject_CallNoArgs(callable); /* as all others do: what differs is the way in */
+        if (result == nullptr) {
+            PyErr_Clear();
+            ((bench_task *)task)->failed = 1;
+        }
+        Py_XDECREF(result);
+    });
+}
+
+static const bench_contender contenders[] = {{"callback", callback}, {nullptr, nullptr}};
+
+PYBIND11_MODULE(bench_pybind11, module)
+{
+    module.def("set_callable", [](py::object object) { callable = object.release().ptr(); });
+    module.def("run", [](py::args args) {
+        PyObject *result = bench_run_named(contenders, args.ptr());
+        if (result == nullptr) {
+            throw py::error_already_set();
+        }
+        return py::reinterpret_steal<py::object>(result);
+    });
+}
