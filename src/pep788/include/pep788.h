@@ -336,6 +336,13 @@ static inline void pep788_unraisable(void)
 #  define PEP788_THREAD __thread
 #endif
 
+/* What is rarely run, or costs much anyway, stays out of its callers' way. */
+#if defined(_MSC_VER)
+#  define PEP788_NOT_INLINE static __declspec(noinline)
+#else
+#  define PEP788_NOT_INLINE static __attribute__((noinline, unused))
+#endif
+
 /* Shared words are plain uintptr_t (same layout in C and C++) and are touched
    only through these; the name says the order. Pointers are stored cast. */
 typedef uintptr_t pep788_word;
@@ -1114,8 +1121,8 @@ typedef struct pep788_frame {
 
 #define PEP788_BUCKETS 8
 typedef struct {
-    unsigned depth;              /* Ensures without Release */
-    unsigned inside[PEP788_BUCKETS];    /* the same by record */
+    unsigned inside[PEP788_BUCKETS + 1];    /* Ensures without Release, by record;
+                                               last: with traced guards */
     unsigned everywhere;         /* counts as inside every interpreter */
     unsigned shard;              /* its place in a row + 1; 0: none yet */
     Pep788_Failure failure;
@@ -1194,29 +1201,33 @@ static inline size_t pep788_bucket(const pep788_record *record)
     return ((uintptr_t)record >> 6 ^ (uintptr_t)record >> 9) % PEP788_BUCKETS;
 }
 
+/* Ensures without Release of this copy on this thread. */
+static inline unsigned pep788_ensures(void)
+{
+    unsigned i, n = 0;
+    for (i = 0; i <= PEP788_BUCKETS; i++) {
+        n += pep788_tls.inside[i];
+    }
+    return n;
+}
+
 /* Two records of a bucket are taken for one: then F9 holds for them together. */
 static inline unsigned pep788_thread_depth(pep788_record *record)
 {
     return pep788_tls.everywhere
-           + (record == NULL ? pep788_tls.depth : pep788_tls.inside[pep788_bucket(record)]);
+           + (record == NULL ? pep788_ensures() : pep788_tls.inside[pep788_bucket(record)]
+                                                  + pep788_tls.inside[PEP788_BUCKETS]);
 }
 
-static inline unsigned pep788_ensures(void)
+/* Where an Ensure with that guard is counted. A traced one may be closed (and
+   freed) before the Release, so it counts for all. */
+static inline unsigned *pep788_counter(pep788_word guard)
 {
-    return pep788_tls.depth;
-}
-
-/* In Ensure and Release. A traced guard may be closed (and freed) by then, so it
-   counts everywhere. */
-static inline void pep788_deepen(pep788_word guard, unsigned by)
-{
-    pep788_tls.depth += by;
-    if (guard & PEP788_TRACED) {
-        pep788_tls.everywhere += by;
+    size_t i = PEP788_BUCKETS;
+    if (!(guard & PEP788_TRACED)) {
+        i = pep788_bucket(((pep788_cell *)(guard & ~PEP788_TAGS))->record);
     }
-    else {
-        pep788_tls.inside[pep788_bucket(((pep788_cell *)(guard & ~PEP788_TAGS))->record)] += by;
-    }
+    return &pep788_tls.inside[i];
 }
 
 static inline void pep788_detach(void *token);
@@ -1307,7 +1318,7 @@ static inline int pep788_gilstate_check(void)
 }
 #  define PEP788_THREAD_ID_AT pep788_load_relaxed(&pep788_shared.thread_id_at)
 #else
-#  define pep788_interp_of PyThreadState_GetInterpreter
+#  define pep788_interp_of(tstate) ((tstate)->interp)     /* a call less */
 #  define pep788_main_interp PyInterpreterState_Main
 #  define pep788_gilstate_check PyGILState_Check
 #  define PEP788_THREAD_ID_AT offsetof(PyThreadState, thread_id)
@@ -1643,21 +1654,17 @@ static inline void *pep788_attach_framed(pep788_word guard, PyInterpreterState *
                             : (void *)(guard | PEP788_FRESH | PEP788_FRAMED);
 }
 
-/* guard with PEP788_OWNS or without; NULL, with a reason: nothing changed. */
-static inline void *pep788_attach(pep788_word guard)
+/* Not attached to the target. */
+PEP788_NOT_INLINE void *pep788_attach_slowly(pep788_word guard, PyThreadState *current)
 {
     pep788_record *record = pep788_cell_of(guard)->record;
     PyInterpreterState *interp = PEP788_PTR(PyInterpreterState, record->interp);
-    PyThreadState *current = pep788_current();
+    pep788_word status = pep788_load_acquire(&record->status);
     PyThreadState *bound;
     void *token = NULL;
-    if (current != NULL && pep788_interp_of(current) == interp) {
-        pep788_deepen(guard, 1);
-        return (void *)(guard | PEP788_NESTED);
-    }
     /* A guard that leaked: finalization gave up on it, or it is of before a fork.
        N2: refuse what would attach to nothing. */
-    if (pep788_load_acquire(&record->status) != PEP788_LIVE) {
+    if (interp == NULL || status == PEP788_ENDING || status == PEP788_ENDED) {
         pep788_tls.failure = pep788_reason(record);
         return NULL;
     }
@@ -1685,9 +1692,22 @@ static inline void *pep788_attach(pep788_word guard)
         pep788_tls.failure = PEP788_NO_MEMORY;
         return NULL;
     }
-    pep788_deepen(guard, 1);
+    ++*pep788_counter(guard);
     pep788_look_after_seam(record);
     return token;
+}
+
+/* guard with PEP788_OWNS or without; NULL, with a reason: nothing changed. */
+static inline void *pep788_attach(pep788_word guard)
+{
+    pep788_record *record = pep788_cell_of(guard)->record;
+    PyThreadState *current = pep788_current();
+    if (current != NULL
+        && pep788_interp_of(current) == PEP788_PTR(PyInterpreterState, record->interp)) {
+        ++*pep788_counter(guard);
+        return (void *)(guard | PEP788_NESTED);
+    }
+    return pep788_attach_slowly(guard, current);
 }
 
 /* Deletes the attached state and detaches. Its destructors run while the guard
@@ -1751,43 +1771,59 @@ static inline pep788_word pep788_detach_framed(void *token)
 static inline int pep788_release_elsewhere(void *token);
 static inline void pep788_rest(pep788_home *home);
 
-static inline void pep788_detach(void *token)
+PEP788_NOT_INLINE void pep788_detach_slowly(void *token)
 {
     pep788_word guard = (pep788_word)token;
+    /* E4's token is a thread state; on 32-bit systems its bits from the third on
+       may be any. */
+    int framed = pep788_tls.frames != NULL && (void *)pep788_tls.frames->previous == token;
+    int tagged = !framed
+                 && (guard & (PEP788_NESTED | PEP788_REATTACHED | PEP788_FRESH)) != 0
+                 && !(guard & PEP788_FRAMED);
     if (token == NULL) {
         Py_FatalError("PyThreadState_Release: NULL token; test what PyThreadState_Ensure returns");
     }
-    if (pep788_tls.depth == 0) {
+    if (pep788_ensures() == 0 || (tagged && *pep788_counter(guard) == 0)) {
         if (pep788_release_elsewhere(token)) {
             return;
         }
         Py_FatalError("PyThreadState_Release: called more often than PyThreadState_Ensure "
                       "on this thread");
     }
-    /* First: E4's token is a thread state, whose low bits mean nothing. */
-    if (pep788_tls.frames != NULL && (void *)pep788_tls.frames->previous == token) {
+    if (!tagged) {
         guard = pep788_detach_framed(token);
     }
-    else if (!(guard & PEP788_NESTED)) {
-        if ((guard & PEP788_KEPT) == PEP788_KEPT) {
-            pep788_rest(&pep788_cell_of(guard)->record->home);
-        }
-        else if (guard & PEP788_REATTACHED) {
-            (void)PyEval_SaveThread();
-        }
-        else if ((guard & PEP788_FRESH) && !(guard & PEP788_FRAMED)) {
-            pep788_delete_current();
-        }
-        else {
-            guard = pep788_detach_framed(token);
-        }
+    else if (guard & PEP788_NESTED) {
+        /* nothing to undo */
     }
-    pep788_deepen(guard, 0u - 1u);
+    else if ((guard & PEP788_KEPT) == PEP788_KEPT) {
+        pep788_rest(&pep788_cell_of(guard)->record->home);
+    }
+    else if (guard & PEP788_REATTACHED) {
+        (void)PyEval_SaveThread();
+    }
+    else {
+        pep788_delete_current();
+    }
+    --*pep788_counter(guard);
     /* Last: from here on finalization may go on, and Py_EndInterpreter is fatal
        on a leftover thread state up to 3.13. */
     if (guard & PEP788_OWNS) {
         pep788_close_guard(guard & (~PEP788_TAGS | PEP788_TRACED));
     }
+}
+
+static inline void pep788_detach(void *token)
+{
+    pep788_word guard = (pep788_word)token;
+    if ((guard & (PEP788_NESTED | PEP788_OWNS)) == PEP788_NESTED) {
+        unsigned *counter = pep788_counter(guard);
+        if (*counter != 0) {
+            --*counter;
+            return;
+        }
+    }
+    pep788_detach_slowly(token);
 }
 
 #endif /* !PEP788_NATIVE */
@@ -2239,7 +2275,7 @@ static inline void *pep788_attach_and_keep(pep788_word guard, pep788_record *rec
         return NULL;
     }
     PyEval_RestoreThread(fresh);
-    pep788_deepen(guard, 1);
+    ++*pep788_counter(guard);
     pep788_look_after_seam(record);
     return (void *)(guard | (pep788_keep(&record->home, fresh) ? PEP788_KEPT : PEP788_FRESH));
 }
@@ -2258,7 +2294,7 @@ static inline void *pep788_attach_kept(pep788_word guard, pep788_record *record)
         pep788_set_gilstate(k->tstate);
     }
     PyEval_RestoreThread(k->tstate);
-    pep788_deepen(guard, 1);
+    ++*pep788_counter(guard);
     pep788_look_after_seam(record);
     return (void *)(guard | PEP788_KEPT);
 }
@@ -3319,6 +3355,7 @@ static inline pep788_record *pep788_join(PyInterpreterState *interp)
             r->ops = &pep788_shared.ops;
             r->name = name;
             r->id = c->id;
+            pep788_store_release(&r->status, PEP788_NEVER);
             /* Before the cells open: who holds a guard attaches to it. */
             pep788_store_release(&r->interp, (pep788_word)interp);
             pep788_join_locked(c, r);
