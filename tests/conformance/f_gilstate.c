@@ -1,7 +1,7 @@
 /* F11: an extension as people wrote them for twenty years. It knows nothing of pep788 and is not changed for it: the
-   test compiles it with `-include pep788.h -DPEP788_REPLACE_GILSTATE`, once more with Py_LIMITED_API. What it says of the GIL
-   at its end it says to free-threaded builds alone, as such an extension does once it has been ported to them: without
-   it the import would switch the GIL on, with a warning, and nothing would be tested there. */
+   test compiles it with `-include pep788.h -DPEP788_REPLACE_GILSTATE`, once more with Py_LIMITED_API. What it says of
+   the GIL at its end it says to free-threaded builds alone, as such an extension does once it has been ported to them:
+   without it the import would switch the GIL on, with a warning, and nothing would be tested there. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 

@@ -344,21 +344,32 @@ def test_left_in_a_global_after_the_atexit_registry_was_cleared(python, call):
     ends_by_itself(python(leaking("entered by hand", run)), still_open=True)
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
-@pytest.mark.parametrize("call", ["_run_exitfuncs", "_clear"])
-def test_left_by_the_main_thread_when_a_thread_cleared_the_atexit_registry_and_ended(python, call, order):
-    """It was the thread on which our callback ran last, but it does not finalize: the main thread does.
+CLEARED_BY_A_THREAD = """
+    import atexit, threading
+    thread = threading.Thread(target=atexit.{})
+    thread.start()
+    thread.join()
+"""
 
-    RED before on 3.9, 3.11, 3.13.0 and 3.14 (_run_exitfuncs, after): the exit hung.
+
+@pytest.mark.parametrize("call", ["_run_exitfuncs", "_clear"])
+def test_left_by_the_main_thread_after_a_thread_cleared_the_atexit_registry(python, call):
+    """Our callback ran last on a thread that has ended, but it is the main thread that finalizes.
+
+    RED before (_run_exitfuncs): the exit hung on 3.9, 3.11, 3.14 and 3.15.
     """
-    clear = f"""
-        import atexit, threading
-        thread = threading.Thread(target=atexit.{call})
-        thread.start()
-        thread.join()
+    run = textwrap.dedent(CLEARED_BY_A_THREAD.format(call)) + "leak()"
+    ends_by_itself(python(leaking("entered by hand", run)), still_open=True)
+
+
+@pytest.mark.parametrize("call", ["_run_exitfuncs", "_clear"])
+def test_left_by_the_main_thread_before_a_thread_cleared_the_atexit_registry(python, call):
+    """As above, and nothing is entered afterwards that could register our callback again.
+
+    RED before: the exit hung on 3.9, 3.11, 3.14 and 3.15.
     """
-    run = ["leak()", textwrap.dedent(clear)]
-    ends_by_itself(python(leaking("entered by hand", "\n".join(run if order == "before" else run[::-1]))), still_open=True)
+    run = "leak()\n" + textwrap.dedent(CLEARED_BY_A_THREAD.format(call))
+    ends_by_itself(python(leaking("entered by hand", run)), still_open=True)
 
 
 def test_main_thread_may_leave_after_its_guard_was_dropped(python):
