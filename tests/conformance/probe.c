@@ -430,10 +430,16 @@ op_refused(char **a)
 /* --- interpreters, for the program --- */
 
 static void
-op_init(char **a)
+op_init_bare(char **a)
 {
     (void)a;
     Py_InitializeEx(1);
+}
+
+static void
+op_init(char **a)
+{
+    op_init_bare(a);
     PyObject *module = PyImport_ImportModule("probe");
     if (module == NULL) {
         PyErr_Print();
@@ -535,7 +541,7 @@ static const struct {
     {"refused", 2, op_refused},
     {"log_tally", 0, op_log_tally},
     /* the program */
-    {"init", 0, op_init}, {"finalize", 0, op_finalize}, {"new_interp", 1, op_new_interp},
+    {"init", 0, op_init}, {"init_bare", 0, op_init_bare}, {"finalize", 0, op_finalize}, {"new_interp", 1, op_new_interp},
     {"new_own_gil", 1, op_new_own_gil}, {"end_interp", 1, op_end_interp},
 };
 

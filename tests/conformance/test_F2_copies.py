@@ -203,7 +203,7 @@ def test_F2_copies_in_subinterpreters(copies, config: str) -> None:
 def test_F2_a_copy_that_only_a_subinterpreter_has_guards_main(copies, config: str) -> None:
     """The first copy joins the subinterpreter to main; the others must find main as well, and main waits for them.
 
-    RED before on 3.9, 3.11, 3.13.0 and 3.14: "not initialized" from the second copy on.
+    RED before on 3.9, 3.11 and 3.14: "not initialized" from the second copy on.
     """
     code = f"""
     import os, f_sub

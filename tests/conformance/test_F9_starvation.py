@@ -171,7 +171,7 @@ def test_F9_subinterpreters_end_under_fire() -> None:
 def test_F9_being_inside_main_is_not_being_inside_the_subinterpreter(loop: str, config: str) -> None:
     """Only who is inside an Ensure of the interpreter that ends may take more of its guards.
 
-    RED before on 3.9, 3.11, 3.13.0 and 3.14 (chain): the subinterpreter never ended.
+    RED before on 3.9, 3.11 and 3.14 (chain): the subinterpreter never ended.
     """
     code = f"""
     import f_sub, os

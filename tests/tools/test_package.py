@@ -356,7 +356,7 @@ CLEARED_BY_A_THREAD = """
 def test_left_by_the_main_thread_after_a_thread_cleared_the_atexit_registry(python, call):
     """Our callback ran last on a thread that has ended, but it is the main thread that finalizes.
 
-    RED before (_run_exitfuncs): the exit hung on 3.9, 3.11, 3.14 and 3.15.
+    RED before (_run_exitfuncs): the exit hung on 3.9, 3.11 and 3.14.
     """
     run = textwrap.dedent(CLEARED_BY_A_THREAD.format(call)) + "leak()"
     ends_by_itself(python(leaking("entered by hand", run)), still_open=True)
@@ -366,7 +366,7 @@ def test_left_by_the_main_thread_after_a_thread_cleared_the_atexit_registry(pyth
 def test_left_by_the_main_thread_before_a_thread_cleared_the_atexit_registry(python, call):
     """As above, and nothing is entered afterwards that could register our callback again.
 
-    RED before: the exit hung on 3.9, 3.11, 3.14 and 3.15.
+    RED before: the exit hung on 3.9, 3.11 and 3.14.
     """
     run = "leak()\n" + textwrap.dedent(CLEARED_BY_A_THREAD.format(call))
     ends_by_itself(python(leaking("entered by hand", run)), still_open=True)
