@@ -3,7 +3,7 @@
     python3 tools/interpreters.py run 3.14 bench/memory.py           100,000 threads, three calls each
     python3 tools/interpreters.py run 3.14 bench/memory.py 10000     as many as that
 
-The interpreter that runs this is the one that is measured. On 3.15 it is measured with PEP788_ALWAYS: native keeps none.
+The interpreter that runs this is the one that is measured, on 3.15 with PEP788_ALWAYS: native keeps none.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def test_F6_the_same_state_from_call_to_call() -> None:
 
 def test_F6_works_and_refuses_wherever_it_runs() -> None:
     """Whether anything is kept or not: attached inside, detached outside, refused at the end, with the reason."""
-    code = f"""
+    code = """
     s = Script()
     called = [s.kept(("call", lambda: True)) for _ in range(3)]
     r = s.run()
