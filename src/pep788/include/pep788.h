@@ -1139,6 +1139,7 @@ typedef struct {
     pep788_coordinator *pool;
     pep788_word forks;           /* atomic: handlers installed */
     pep788_word threads;         /* atomic: those that have a place in a row */
+    pep788_word embeds;          /* atomic: section 9 */
     pep788_word trace;           /* atomic */
     pep788_word gilstate_key;    /* atomic: key + 1; 3.9-3.11 */
     pep788_word thread_id_at;    /* atomic: offset; abi3 on 3.9-3.11 */
@@ -4063,18 +4064,60 @@ static inline int pep788_gil_unbound(void)
 #endif
 
 #if !PEP788_NATIVE
-/* No module initialization came by here, in this Py_Initialize (an embedding
-   program). This one call is not guarded yet. */
-static inline PyInterpreterGuard *pep788_gil_init(void)
+/* An embedding program that is recompiled initializes Python through here. */
+#define PEP788_EMBEDS ((pep788_word)1)          /* it has done so */
+#define PEP788_INITIALIZES ((pep788_word)2)     /* and is at it */
+
+static inline void pep788_gil_initialized(void)
 {
-    PyGILState_STATE state = PyGILState_Ensure();
-    PyObject *type, *value, *tb;
-    PyErr_Fetch(&type, &value, &tb);
-    if (Pep788_Init() < 0) {
+    if (Py_IsInitialized() && Pep788_Init() < 0) {
         PyErr_Clear();
     }
-    PyErr_Restore(type, value, tb);
-    PyGILState_Release(state);
+    pep788_store_release(&pep788_shared.embeds, PEP788_EMBEDS);
+}
+
+static inline void pep788_gil_initialize_ex(int signals)
+{
+    pep788_store_release(&pep788_shared.embeds, PEP788_INITIALIZES);
+    Py_InitializeEx(signals);
+    pep788_gil_initialized();
+}
+
+static inline void pep788_gil_initialize(void)
+{
+    pep788_gil_initialize_ex(1);
+}
+
+#ifndef Py_LIMITED_API
+static inline PyStatus pep788_gil_initialize_from(const PyConfig *config)
+{
+    PyStatus status;
+    pep788_store_release(&pep788_shared.embeds, PEP788_INITIALIZES);
+    status = Py_InitializeFromConfig(config);
+    pep788_gil_initialized();
+    return status;
+}
+#endif
+
+/* No module initialization came by here, in this Py_Initialize: the program waits
+   for it, if it initializes Python itself; else this one call is not guarded yet. */
+static inline PyInterpreterGuard *pep788_gil_init(void)
+{
+    unsigned turns = 0;
+    while (pep788_load_acquire(&pep788_shared.embeds) == PEP788_INITIALIZES
+           && pep788_current() == NULL) {
+        PEP788_SPIN(&turns);
+    }
+    if (pep788_load_acquire(&pep788_shared.embeds) == 0 && Py_IsInitialized()) {
+        PyGILState_STATE state = PyGILState_Ensure();
+        PyObject *type, *value, *tb;
+        PyErr_Fetch(&type, &value, &tb);
+        if (Pep788_Init() < 0) {
+            PyErr_Clear();
+        }
+        PyErr_Restore(type, value, tb);
+        PyGILState_Release(state);
+    }
     return pep788_main_guard();
 }
 #endif
@@ -4084,9 +4127,8 @@ static inline PyGILState_STATE pep788_gilstate_ensure(void)
     if (pep788_gil_tls.gil_depth == 0) {
         PyInterpreterGuard *guard = pep788_main_guard();
 #if !PEP788_NATIVE
-        if (guard == NULL && Py_IsInitialized()
-            && (Pep788_LastFailure() == PEP788_NOT_INITIALIZED
-                || Pep788_LastFailure() == PEP788_GONE)) {
+        if (guard == NULL && (Pep788_LastFailure() == PEP788_NOT_INITIALIZED
+                              || Pep788_LastFailure() == PEP788_GONE)) {
             guard = pep788_gil_init();
         }
 #endif
@@ -4202,6 +4244,13 @@ static inline PyObject *pep788_module_init(PyModuleDef *def)
 #define PyModuleDef_Init(def) pep788_module_init(def)
 #define PyGILState_Ensure pep788_gilstate_ensure
 #define PyGILState_Release pep788_gilstate_release
+#if !PEP788_NATIVE
+#  define Py_Initialize pep788_gil_initialize
+#  define Py_InitializeEx pep788_gil_initialize_ex
+#  ifndef Py_LIMITED_API
+#    define Py_InitializeFromConfig pep788_gil_initialize_from
+#  endif
+#endif
 #endif /* PEP788_REPLACE_GILSTATE */
 
 #endif /* !PEP788_ENGINE_ONLY */
