@@ -1,7 +1,7 @@
 /* F11: an extension as people wrote them for twenty years. It knows nothing of pep788 and is not changed for it: the
-   test compiles it with `-include pep788.h -DPEP788_REPLACE_GILSTATE`. What it says of the GIL at its end it says to
-   free-threaded builds alone, as such an extension does once it has been ported to them: without it the import would
-   switch the GIL on, with a warning, and nothing would be tested there. */
+   test compiles it with `-include pep788.h -DPEP788_REPLACE_GILSTATE`, once more with Py_LIMITED_API. What it says of
+   the GIL at its end it says to free-threaded builds alone, as such an extension does once it has been ported to them:
+   without it the import would switch the GIL on, with a warning, and nothing would be tested there. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -174,6 +174,7 @@ late_caller(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+#ifndef Py_LIMITED_API
 /* meanings(): what the functions say before, inside nested calls, and after; on a native thread */
 static void *
 meanings_run(void *out)
@@ -211,6 +212,7 @@ meanings(PyObject *self, PyObject *unused)
     Py_END_ALLOW_THREADS
     return PyUnicode_FromString(text);
 }
+#endif
 
 /* here(callable): Ensure/Release around a call on the thread that calls it, attached already */
 static PyObject *
@@ -249,6 +251,58 @@ by_pointers(PyObject *self, PyObject *callable)
     Py_RETURN_NONE;
 }
 
+/* main_loop(callable): a library's loop, entered detached, that calls back on the thread that entered it; the callback
+   does what many do with an exception */
+static void
+called_back(PyObject *callable)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyObject *result = PyObject_CallObject(callable, NULL);
+    if (result == NULL) {
+        PyErr_Print(); /* exits the process on SystemExit */
+    }
+    Py_XDECREF(result);
+    PyGILState_Release(state);
+}
+
+static PyObject *
+main_loop(PyObject *self, PyObject *callable)
+{
+    Py_BEGIN_ALLOW_THREADS
+    called_back(callable);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+/* Stream(): closing it is a call of a library that may block, and that says "finished" on the thread that closes */
+static void
+stream_finished(void)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyObject *number = PyLong_FromLong(788);
+    say(number != NULL ? "finished\n" : "NO NUMBER\n");
+    Py_XDECREF(number);
+    PyGILState_Release(state);
+}
+
+static void
+stream_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    Py_BEGIN_ALLOW_THREADS
+    stream_finished();
+    Py_END_ALLOW_THREADS
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot stream_slots[] = {
+    {Py_tp_dealloc, (void *)stream_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec stream_spec = {"f_gilstate.Stream", (int)sizeof(PyObject), 0, Py_TPFLAGS_DEFAULT, stream_slots};
+
 /* "#" formats are only right when PY_SSIZE_T_CLEAN was there for the first include of Python.h */
 static PyObject *
 length(PyObject *self, PyObject *args)
@@ -282,9 +336,12 @@ static PyMethodDef methods[] = {
     {"callbacks", callbacks, METH_VARARGS, NULL},
     {"one_call", one_call, METH_O, NULL},
     {"late_caller", late_caller, METH_NOARGS, NULL},
+#ifndef Py_LIMITED_API
     {"meanings", meanings, METH_NOARGS, NULL},
+#endif
     {"here", here, METH_O, NULL},
     {"by_pointers", by_pointers, METH_O, NULL},
+    {"main_loop", main_loop, METH_O, NULL},
     {"length", length, METH_VARARGS, NULL},
     {"set", set, METH_O, NULL},
     {"wait", wait_for, METH_O, NULL},
@@ -297,6 +354,12 @@ PyMODINIT_FUNC
 PyInit_f_gilstate(void)
 {
     PyObject *module = PyModule_Create(&definition);
+    PyObject *stream = module == NULL ? NULL : PyType_FromSpec(&stream_spec);
+    if (stream == NULL || PyModule_AddObject(module, "Stream", stream) < 0) {
+        Py_XDECREF(stream);
+        Py_XDECREF(module);
+        return NULL;
+    }
 #ifdef Py_GIL_DISABLED
     if (module != NULL) {
         PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);

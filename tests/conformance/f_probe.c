@@ -468,6 +468,27 @@ HANDLE_FUNCTION(guards_this, return PyBool_FromLong(
     Pep788_GuardInterpreter((PyInterpreterGuard *)pointer(h)) == PyInterpreterState_Get());)
 HANDLE_FUNCTION(exit, Py_Exit((int)h); Py_RETURN_NONE;)
 
+/* nested_gilstate(view): from a detached state of this thread, PyGILState_Ensure inside EnsureFromView */
+static PyObject *
+py_nested_gilstate(PyObject *self, PyObject *args)
+{
+    handle view;
+    if (!PyArg_ParseTuple(args, "K", &view)) {
+        return NULL;
+    }
+    PyThreadState *before = PyEval_SaveThread();
+    PyThreadStateToken *token = PyThreadState_EnsureFromView((PyInterpreterView *)pointer(view));
+    if (token != NULL) {
+        PyThreadState *attached = PyThreadState_Get();
+        PyGILState_STATE state = PyGILState_Ensure();
+        assert(PyThreadState_Get() == attached);
+        PyGILState_Release(state);
+        PyThreadState_Release(token);
+    }
+    PyEval_RestoreThread(before);
+    return PyBool_FromLong(token != NULL);
+}
+
 static PyObject *
 py_wait(PyObject *self, PyObject *args)
 {
@@ -605,6 +626,7 @@ static PyMethodDef methods[] = {
     METHOD(close), METHOD(view_close), METHOD(ensure), METHOD(ensure_view), METHOD(release), METHOD(last_failure),
     METHOD(failure_name), METHOD(guard_count), METHOD(modules), METHOD(api), METHOD(set), METHOD(wait),
     METHOD(mark_finalized), METHOD(guards_this), METHOD(exit), METHOD(drop), METHOD(fork), METHOD(tee_stderr),
+    METHOD(nested_gilstate),
     METHOD(kept_threads), METHOD(ensure_kept), METHOD(release_kept),
     {NULL, NULL, 0, NULL},
 };

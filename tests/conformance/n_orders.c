@@ -116,6 +116,37 @@ churn(void *view)
     return NULL;
 }
 
+/* A guard whose interpreter is gone gives no thread state; one whose interpreter is there does. */
+static void *
+ensure(void *guard)
+{
+    PyThreadStateToken *token = PyThreadState_Ensure((PyInterpreterGuard *)guard);
+    if (token != NULL) {
+        assert(depth > 0);
+        PyThreadState_Release(token);
+    }
+    else {
+        Pep788_Failure why = Pep788_LastFailure();
+        assert(why == PEP788_GONE || why == PEP788_FINALIZING);
+    }
+    return NULL;
+}
+
+static void
+ensure_here_and_on_a_thread(PyInterpreterGuard *guard)
+{
+    pthread_t thread;
+    PyThreadState *attached = depth > 0 ? PyEval_SaveThread() : NULL;
+    (void)ensure(guard);
+    int failed = pthread_create(&thread, NULL, ensure, guard);
+    assert(!failed);
+    pthread_join(thread, NULL);
+    if (attached != NULL) {
+        PyEval_RestoreThread(attached);
+        (void)ensure(guard);
+    }
+}
+
 static void
 start(void *(*body)(void *), void *view)
 {
@@ -291,6 +322,11 @@ step(char letter)
     else if (letter == 'G') {
         if (guard_count > 0) {
             PyInterpreterGuard_Close(guards[--guard_count]);
+        }
+    }
+    else if (letter == 'E') {
+        for (int i = 0; i < guard_count; i++) {
+            ensure_here_and_on_a_thread(guards[i]);
         }
     }
     else if (letter == 'W') {

@@ -250,6 +250,8 @@ static void op_gil_ensure(char **a) { put(a[0], (void *)(intptr_t)(PyGILState_En
 static void op_gil_release(char **a) { PyGILState_Release((PyGILState_STATE)((intptr_t)get(a[0]) - 1)); }
 static void op_new_state(char **a) { put(a[0], PyThreadState_New(get(a[1]))); }
 static void op_kill_sigint(char **a) { (void)a; kill(getpid(), SIGINT); }
+/* On this thread, so that it has been delivered when this returns; Python has not seen it yet. */
+static void op_raise_signal(char **a) { raise(atoi(a[0])); }
 static void op_kill_sigusr1(char **a) { (void)a; kill(getpid(), SIGUSR1); }
 static void op_py_exit(char **a) { Py_Exit(atoi(a[0])); }
 
@@ -428,10 +430,16 @@ op_refused(char **a)
 /* --- interpreters, for the program --- */
 
 static void
-op_init(char **a)
+op_init_bare(char **a)
 {
     (void)a;
     Py_InitializeEx(1);
+}
+
+static void
+op_init(char **a)
+{
+    op_init_bare(a);
     PyObject *module = PyImport_ImportModule("probe");
     if (module == NULL) {
         PyErr_Print();
@@ -528,11 +536,12 @@ static const struct {
     {"run", 1, op_run}, {"call", 1, op_call}, {"pending", 1, op_pending}, {"py_exit", 1, op_py_exit},
     {"raise_lookup_error", 0, op_raise}, {"caught_lookup_error", 0, op_caught},
     {"kill_sigint", 0, op_kill_sigint}, {"kill_sigusr1", 0, op_kill_sigusr1},
+    {"raise_signal", 1, op_raise_signal},
     {"race", 3, op_race}, {"race_start", 3, op_race_start}, {"race_ensure", 3, op_race_ensure},
     {"refused", 2, op_refused},
     {"log_tally", 0, op_log_tally},
     /* the program */
-    {"init", 0, op_init}, {"finalize", 0, op_finalize}, {"new_interp", 1, op_new_interp},
+    {"init", 0, op_init}, {"init_bare", 0, op_init_bare}, {"finalize", 0, op_finalize}, {"new_interp", 1, op_new_interp},
     {"new_own_gil", 1, op_new_own_gil}, {"end_interp", 1, op_end_interp},
 };
 

@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 import support
-from f_tools import HERE, events
+from f_tools import HERE, TIMEOUT, events
 
 RECOMPILED = ["-include", "pep788.h", "-DPEP788_REPLACE_GILSTATE"]
 if sys.version_info < (3, 10):
@@ -26,9 +26,21 @@ def path() -> pathlib.Path:
     return support.build_extension("f_gilstate", [source], extra=RECOMPILED)
 
 
+@pytest.fixture(scope="module")
+def abi3() -> pathlib.Path:
+    """The same source for the oldest limited API: on 3.15 it finds the native functions only at run time (F7)."""
+    return support.build_extension("f_gilstate", [HERE / "f_gilstate.c"], extra=RECOMPILED, limited="0x03090000")
+
+
+def embed(case: str) -> support.Result:
+    """A program that has no module initialization of ours; f_gilstate_embed.c has the cases."""
+    program = support.build_program("f_gilstate_embed", [HERE / "f_gilstate_embed.c"])
+    return support.run_child([program, case], timeout=TIMEOUT)
+
+
 def run(path: pathlib.Path, code: str, **options) -> support.Result:
     code = "import atexit, os, sys\nimport f_gilstate as m\n" + textwrap.dedent(code)
-    return support.run_child(code, path=[path, HERE], **options)
+    return support.run_child(code, path=[path, HERE], **{"timeout": TIMEOUT, **options})
 
 
 def test_F11_calls_in_flight_finish(path) -> None:
@@ -192,3 +204,96 @@ def test_F11_beside_a_module_that_was_not_recompiled(path) -> None:
     s.by_pointers(lambda: m.here(lambda: s.here(lambda: m.here(lambda: os.write(1, b"deep\\n")))))
     """
     assert events(run(path, code).check()) == ["deep", "deep"]
+
+
+# --- the finalizing thread itself -------------------------------------------------------------------------------
+
+OTHER_CALL = """
+def callback():
+    m.set(5)
+    m.wait(6)
+    os.write(1, b"waited for\\n")
+m.one_call(callback)
+m.wait(5)
+atexit.register(m.set, 6)
+"""
+
+
+@pytest.mark.parametrize("build", ["path", "abi3"])
+def test_F11_the_finalizing_thread_is_never_parked(build: str, request) -> None:
+    """After the guards are closed, module teardown closes a stream, and the library calls back on this same thread.
+
+    RED before on 3.9, 3.11, 3.14 and native 3.15: hung.
+    """
+    lines = events(run(request.getfixturevalue(build), "stream = m.Stream()").check())
+    assert lines == ["finished"]
+
+
+def test_F11_the_finalizing_thread_passes_where_others_are_parked(path) -> None:
+    """RED before: see above."""
+    lines = events(run(path, "m.late_caller()\nstream = m.Stream()\nsys.exit(7)").check(7))
+    assert lines == ["finished", "parked"]
+
+
+@pytest.mark.parametrize("call", ["m.main_loop(lambda: sys.exit(3))", "m.main_loop(lambda: m.main_loop(lambda: sys.exit(3)))"])
+def test_F11_sys_exit_in_a_callback_ends_the_process(path, call: str) -> None:
+    """PyErr_Print exits inside PyGILState_Ensure: Py_Exit must not wait for the guard of its own thread, which nobody
+    can close any more. RED before on 3.9, 3.11, 3.14 and native 3.15: hung."""
+    result = run(path, f"atexit.register(os.write, 1, b'atexit\\n')\n{call}").check(3)
+    assert (events(result), result.err) == (["atexit"], "")
+
+
+def test_F11_sys_exit_in_a_callback_still_waits_for_the_others(path) -> None:
+    """RED before on 3.9, 3.11, 3.14 and native 3.15: hung."""
+    lines = events(run(path, OTHER_CALL + "m.main_loop(lambda: sys.exit(3))").check(3))
+    assert lines[:1] == ["waited for"] and lines[1:] in ([], ["call finished"])
+
+
+def test_F11_Py_FinalizeEx_inside_PyGILState_Ensure() -> None:
+    """`PyGILState_Ensure(); Py_FinalizeEx();`, as embedding programs end. RED before on 3.9, 3.11, 3.14 and native 3.15: hung."""
+    assert embed("finalize").check().lines() == ["finalized"] * 3
+
+
+def test_F11_Py_FinalizeEx_inside_PyGILState_Ensure_waits_for_the_others() -> None:
+    """In a second life of the interpreter, too. RED before on 3.9, 3.11, 3.14 and native 3.15: hung."""
+    assert embed("finalize, others inside").check().lines() == ["worked", "finalized"] * 2
+
+
+# --- a pending exception ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["PyGILState_Ensure", "PyInterpreterGuard_FromCurrent", "PyInterpreterView_FromCurrent"])
+@pytest.mark.parametrize("where", ["main", "sub"])
+def test_F11_the_first_call_keeps_a_pending_exception(first: str, where: str) -> None:
+    """It sets the interpreter up, which imports and calls; a destructor in C may run while an exception is on its way.
+
+    RED before on 3.9, 3.11 and 3.14: lost.
+    """
+    assert embed(f"{first} in {where}").check().lines() == ["kept"]
+
+
+# --- for the limited API ----------------------------------------------------------------------------------------
+
+
+def test_F11_abi3_foreign_threads_get_in(abi3) -> None:
+    """RED before: parked for ever on 3.15 (the view given to the native function was ours); 3.9-3.14 were GREEN."""
+    code = """
+    m.by_pointers(lambda: os.write(1, b"foreign\\n"))
+    m.here(lambda: m.here(lambda: os.write(1, b"main thread\\n")))
+    """
+    assert events(run(abi3, code).check()) == ["foreign", "main thread"]
+
+
+def test_F11_abi3_a_call_that_blocks_holds_finalization(abi3) -> None:
+    """RED before on 3.15, see above."""
+    lines = events(run(abi3, OTHER_CALL).check())
+    assert lines[:1] == ["waited for"] and lines[1:] in ([], ["call finished"])
+
+
+def test_F11_abi3_a_late_caller_is_parked(abi3) -> None:
+    assert events(run(abi3, "m.late_caller()\nsys.exit(7)").check(7)) == ["parked"]
+
+
+def test_F11_abi3_sys_exit_in_a_callback_ends_the_process(abi3) -> None:
+    """RED before on 3.9, 3.11, 3.14 and native 3.15: hung."""
+    run(abi3, "m.main_loop(lambda: sys.exit(3))").check(3)

@@ -12,6 +12,7 @@ from typing import List
 import pytest
 import support
 from f_tools import HERE, child, events, probe
+from g_tools import rebinds
 
 NAMES = ("f_one", "f_two", "f_other")
 
@@ -196,6 +197,52 @@ def test_F2_copies_in_subinterpreters(copies, config: str) -> None:
     os.write(1, b"destroyed\\n")
     """
     assert events(run(copies, code).check()) == ["sub", "destroyed"]
+
+
+@pytest.mark.parametrize("config", ["legacy", "isolated"])
+def test_F2_a_copy_that_only_a_subinterpreter_has_guards_main(copies, config: str) -> None:
+    """The first copy joins the subinterpreter to main; the others must find main as well, and main waits for them.
+
+    RED before on 3.9, 3.11 and 3.14: "not initialized" from the second copy on.
+    """
+    code = f"""
+    import os, f_sub
+    number = f_sub.create("{config}")
+    f_sub.run(number, '''if True:
+        import os, f_one, f_two, f_other
+        for m in (f_one, f_two, f_other):
+            view = m.main_view()
+            guard = m.guard_from_view(view)
+            assert guard, (m.__name__, m.failure_name(m.last_failure()))
+            m.close(guard)
+            m.thread(
+                ("guard_from_view", view), ("set", 1), ("linger", 100), ("ensure", "r0"), ("write", "attached\\\\n"),
+                ("release", "r3"), ("close", "r0"))
+            m.wait(1)
+    ''')
+    f_sub.destroy(number)
+    os.write(1, b"destroyed\\n")
+    """
+    lines = events(child(code, path=[*copies, HERE]).check())
+    assert sorted(lines) == ["attached"] * 3 + ["destroyed"]
+
+
+@rebinds
+@pytest.mark.parametrize("config", ["legacy", "isolated"])
+def test_F2_PyGILState_nests_in_a_copy_that_only_a_subinterpreter_has(copies, config: str) -> None:
+    """RED before on 3.9 and 3.11: the second copy had not looked for CPython's key and waited for its own GIL."""
+    code = f"""
+    import os, f_sub
+    number = f_sub.create("{config}")
+    f_sub.run(number, '''if True:
+        import os, f_one, f_two, f_other
+        for m in (f_one, f_two, f_other):
+            assert m.nested_gilstate(m.view())
+            os.write(1, m.__name__.encode() + b"\\\\n")
+    ''')
+    f_sub.destroy(number)
+    """
+    assert events(child(code, path=[*copies, HERE]).check()) == list(NAMES)
 
 
 @pytest.mark.skipif(not support.NATIVE, reason="needs a native module in the process: 3.15+ without PEP788_ALWAYS")

@@ -163,3 +163,34 @@ def test_F9_subinterpreters_end_under_fire() -> None:
         os.write(1, config.encode() + b"\\n")
     """
     assert events(child(code, path=[probe(), HERE]).check()) == ["legacy", "isolated"]
+
+
+@support.ours_only(STARVES)
+@pytest.mark.parametrize("loop", ["churn", "chain"])
+@pytest.mark.parametrize("config", ["legacy", "isolated"])
+def test_F9_being_inside_main_is_not_being_inside_the_subinterpreter(loop: str, config: str) -> None:
+    """Only who is inside an Ensure of the interpreter that ends may take more of its guards.
+
+    RED before on 3.9, 3.11 and 3.14 (chain): the subinterpreter never ended.
+    """
+    code = f"""
+    import f_sub, os
+    number = f_sub.create("{config}")
+    f_sub.run(number, '''if True:
+        import f_probe as m
+        main, sub = m.main_view(), m.view()
+        for n in range(4):
+            m.thread(
+                ("ensure_view", main), ("detach",), ("guard_from_view", sub), ("set", n), ("close", "r2"),
+                ("{loop}", sub), ("attach", "r1"), ("release", "r0"), ("set", 10 + n))
+        for n in range(4):
+            m.wait(n)
+    ''')
+    f_sub.destroy(number)
+    os.write(1, b"destroyed\\n")
+    import f_probe as m
+    for n in range(4):
+        m.wait(10 + n)
+    """
+    for _ in range(support.tries(2)):
+        assert events(child(code, path=[probe(), HERE]).check()) == ["destroyed"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import signal
 import sys
 from typing import Tuple
 
@@ -289,6 +290,40 @@ def test_G3_ensured_thread_keeps_running_python_through_the_wait() -> None:
     end
     """
     in_order(child(holding(holder=holder)), "atexit", "releasing", "finalized")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "SystemExit from a handler"])
+@pytest.mark.parametrize("inside", ["guard", "ensure"])
+def test_G3_E7_a_signal_that_interrupts_threading_shutdown_changes_nothing(number: int, inside: str) -> None:
+    """It came while C code ran, so threading._shutdown, the first Python code of finalization, is where it is served.
+
+    RED before on 3.9 to 3.14: finalized with the guard open. (threading was there before us, so its being unfinished told.)
+    """
+    worker = {
+        "guard": ("guard g v\nset inside", "ensure t g\nrun import colorsys\nrelease t\nlog worked\nclose g"),
+        "ensure": ("ensure_view t v\nsave d\nset inside", "restore d\nrun import colorsys\nlog worked\nrelease t"),
+    }
+    begin, end = worker[inside]
+    script = f"""
+        init_bare
+        run import threading, signal, sys, probe
+        run signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+        view_main v
+        spawn worker
+            {begin}
+            until_main_sleeps
+            never finalized 100
+            {end}
+        end
+        save main
+        await inside
+        restore main
+        raise_signal {number:d}
+        finalize
+        log finalized
+        join worker
+    """
+    in_order(embed(script), "worked", "finalized")
 
 
 def test_G3_red_without_a_guard_finalization_passes() -> None:

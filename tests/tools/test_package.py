@@ -344,6 +344,34 @@ def test_left_in_a_global_after_the_atexit_registry_was_cleared(python, call):
     ends_by_itself(python(leaking("entered by hand", run)), still_open=True)
 
 
+CLEARED_BY_A_THREAD = """
+    import atexit, threading
+    thread = threading.Thread(target=atexit.{})
+    thread.start()
+    thread.join()
+"""
+
+
+@pytest.mark.parametrize("call", ["_run_exitfuncs", "_clear"])
+def test_left_by_the_main_thread_after_a_thread_cleared_the_atexit_registry(python, call):
+    """Our callback ran last on a thread that has ended, but it is the main thread that finalizes.
+
+    RED before (_run_exitfuncs): the exit hung on 3.9, 3.11 and 3.14.
+    """
+    run = textwrap.dedent(CLEARED_BY_A_THREAD.format(call)) + "leak()"
+    ends_by_itself(python(leaking("entered by hand", run)), still_open=True)
+
+
+@pytest.mark.parametrize("call", ["_run_exitfuncs", "_clear"])
+def test_left_by_the_main_thread_before_a_thread_cleared_the_atexit_registry(python, call):
+    """As above, and nothing is entered afterwards that could register our callback again.
+
+    RED before: the exit hung on 3.9, 3.11 and 3.14.
+    """
+    run = "leak()\n" + textwrap.dedent(CLEARED_BY_A_THREAD.format(call))
+    ends_by_itself(python(leaking("entered by hand", run)), still_open=True)
+
+
 def test_main_thread_may_leave_after_its_guard_was_dropped(python):
     result = python("""
         import atexit, pep788
@@ -687,6 +715,23 @@ def test_package_works_in_a_subinterpreter(python, kind):
     result = python(in_sub(IN_SUB, kind, "api.destroy(sub); print(pep788.guard_count())")).check()
     assert result.lines() == ["1 0 0 <pep788.View of interpreter 0> True True True", "0"]
     assert result.err == ""
+
+
+def test_first_import_in_a_subinterpreter_run_by_another_thread_than_its_creator(python):
+    """RED before on 3.9, 3.10 and 3.11: deadlock."""
+    result = python(
+        SUBINTERPRETERS
+        + textwrap.dedent("""
+        import threading
+        sub = create(legacy=False)
+        code = f"import sys; sys.path[:0] = {sys.path!r}\\nimport pep788\\nwith pep788.guard(): print('imported', flush=True)"
+        thread = threading.Thread(target=run, args=(sub, code))
+        thread.start()
+        thread.join()
+        api.destroy(sub)
+    """)
+    ).check()
+    assert (result.out, result.err) == ("imported\n", "")
 
 
 # 3.13+ runs each string in a thread state of its own (gh-109860): what it left entered ends with that one (R2).
