@@ -2,6 +2,14 @@
 #define PEP788_REPLACE_GILSTATE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+
+/* As when another part of the program, not recompiled, initializes Python: nothing of ours is set up by it. */
+static void
+stock_initialize(void)
+{
+    Py_Initialize();
+}
+
 #include <pep788.h>
 
 #include <assert.h>
@@ -144,9 +152,10 @@ int
 main(int argc, char **argv)
 {
     assert(argc == 2);
-    if (strcmp(argv[1], "finalize") == 0) {
+    if (strncmp(argv[1], "finalize in ", 12) == 0) {
+        int stock = strstr(argv[1], "stock") != NULL;
         for (int life = 0; life < 3; life++) {
-            Py_Initialize();
+            stock ? stock_initialize() : Py_Initialize();
             (void)PyEval_SaveThread();
             ensure_and_finalize();
         }
@@ -158,7 +167,7 @@ main(int argc, char **argv)
     else {
         int sub = strstr(argv[1], " in sub") != NULL;
         PyThreadState *main_state;
-        Py_Initialize();
+        sub ? Py_Initialize() : stock_initialize();
         main_state = PyThreadState_Get();
         if (sub) {
             PyThreadState *state = Py_NewInterpreter();

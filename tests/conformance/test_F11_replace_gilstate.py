@@ -249,9 +249,10 @@ def test_F11_sys_exit_in_a_callback_still_waits_for_the_others(path) -> None:
     assert lines[:1] == ["waited for"] and lines[1:] in ([], ["call finished"])
 
 
-def test_F11_Py_FinalizeEx_inside_PyGILState_Ensure() -> None:
+@pytest.mark.parametrize("initialized", ["recompiled", "stock"])
+def test_F11_Py_FinalizeEx_inside_PyGILState_Ensure(initialized: str) -> None:
     """`PyGILState_Ensure(); Py_FinalizeEx();`, as embedding programs end. RED before on 3.9, 3.11, 3.14 and native 3.15: hung."""
-    assert embed("finalize").check().lines() == ["finalized"] * 3
+    assert embed(f"finalize in {initialized} lives").check().lines() == ["finalized"] * 3
 
 
 def test_F11_Py_FinalizeEx_inside_PyGILState_Ensure_waits_for_the_others() -> None:
