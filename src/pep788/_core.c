@@ -447,6 +447,19 @@ static PyMethodDef at_exit_method = {
     "Drops the guards that the finalizing thread left entered.",
 };
 
+static int arm(Seam *seam);
+
+/* A pending call, which a real end does not make before the header's seam passes. */
+static int
+arm_main_later(void *Py_UNUSED(ignored))
+{
+    if (!pep788_too_late() && current_interp_id() == 0 && !pep788_seam_passed()
+        && arm(&main_seam) < 0) {
+        PyErr_Clear();
+    }
+    return 0;
+}
+
 /* The registry was emptied: at the end, or by atexit._clear() or
    atexit._run_exitfuncs() in an interpreter that lives on (N3).  A callback that
    was never called was cleared, or registered while the others ran. */
@@ -464,6 +477,11 @@ at_exit_forgotten(PyObject *capsule)
         seam->finalizer = 0;
     }
     unlock_list();
+    /* N3: a guard that is entered already must not wait for the next one to have
+       the callback back. In a subinterpreter it does. */
+    if (seam == &main_seam && !pep788_too_late()) {
+        (void)Py_AddPendingCall(arm_main_later, NULL);
+    }
     release_seam(seam);
 }
 

@@ -1197,9 +1197,11 @@ static inline void *pep788_symbol(const char *name)
         memcpy(&pep788_shared.field, &found, sizeof(found)); \
     } while (0)
 
+/* The main interpreter has one to itself. */
 static inline size_t pep788_bucket(const pep788_record *record)
 {
-    return ((uintptr_t)record >> 6 ^ (uintptr_t)record >> 9) % PEP788_BUCKETS;
+    return record == &pep788_shared.main
+               ? 0 : 1 + ((uintptr_t)record >> 6 ^ (uintptr_t)record >> 9) % (PEP788_BUCKETS - 1);
 }
 
 /* Ensures without Release of this copy on this thread. */
@@ -1212,7 +1214,8 @@ static inline unsigned pep788_ensures(void)
     return n;
 }
 
-/* Two records of a bucket are taken for one: then F9 holds for them together. */
+/* Two subinterpreters of a bucket are taken for one: F9 then holds for the two
+   together only. */
 static inline unsigned pep788_thread_depth(pep788_record *record)
 {
     return pep788_tls.everywhere
@@ -4109,14 +4112,18 @@ static inline PyInterpreterGuard *pep788_gil_init(void)
         PEP788_SPIN(&turns);
     }
     if (pep788_load_acquire(&pep788_shared.embeds) == 0 && Py_IsInitialized()) {
-        PyGILState_STATE state = PyGILState_Ensure();
+        /* Not in a subinterpreter: PyGILState_Ensure would deadlock there up to 3.11. */
+        int attached = pep788_current() != NULL;
+        PyGILState_STATE state = attached ? PyGILState_LOCKED : PyGILState_Ensure();
         PyObject *type, *value, *tb;
         PyErr_Fetch(&type, &value, &tb);
         if (Pep788_Init() < 0) {
             PyErr_Clear();
         }
         PyErr_Restore(type, value, tb);
-        PyGILState_Release(state);
+        if (!attached) {
+            PyGILState_Release(state);
+        }
     }
     return pep788_main_guard();
 }
