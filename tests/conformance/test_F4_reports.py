@@ -194,6 +194,35 @@ def test_F4_giving_up_on_a_subinterpreter() -> None:
     assert events(result) == ["main goes on"]
 
 
+_SINGLE = pytest.mark.skipif(sys.version_info < (3, 12), reason="_xxsubinterpreters wants a single thread state")
+
+
+@pytest.mark.parametrize("where", ["main", pytest.param("subinterpreter", marks=_SINGLE)])
+def test_F4_calls_in_flight_end_before_the_wait_is_given_up(where: str) -> None:
+    """Newcomers are refused some time before. RED before: "not the last thread" (3.9-3.13), a thread that is lost."""
+    threads = """
+    import f_probe as m, os
+    view = m.view()
+    m.guard()
+    m.thread(("ensure_view", view), ("detach",), ("set", 1), ("wait", 2), ("attach", "r1"), ("release", "r0"),
+             ("write", "out\\n"))
+    m.thread(("churn", view), ("set", 2))
+    m.wait(1)
+    """
+    code = f"""
+    import f_sub, textwrap
+    threads = textwrap.dedent({threads!r})
+    if {where!r} == "main":
+        exec(threads)
+    else:
+        number = f_sub.create()
+        f_sub.run(number, threads)
+        f_sub.destroy(number)
+    """
+    result = child(code, path=[probe(), HERE], env={"PEP788_GIVE_UP_AFTER": "2"}).check()
+    assert events(result) == ["out"] and "gave up" in result.err, result.describe()
+
+
 # --- values that make no sense ---
 
 

@@ -36,7 +36,7 @@ def program():
 
 
 def run(program, steps: str) -> support.Result:
-    env = {"PEP788_GIVE_UP_AFTER": "0.15", "PEP788_REPORT_AFTER": "60"}
+    env = {"PEP788_GIVE_UP_AFTER": "0.2", "PEP788_REPORT_AFTER": "60"}
     result = support.run_child([program, steps], path=[probe()], env=env, timeout=60)
     if result.hung or result.returncode or "done" not in result.out:
         pytest.fail(result.describe(f"steps {steps!r}"), pytrace=False)

@@ -670,12 +670,19 @@ static int operate(worker *w, target *t)
         }
         return guard != NULL;
     default:
-        /* The old API is safe under a guard of the main interpreter. */
+        /* The old API is safe under a guard of the main interpreter. 3.15's own takes
+           a native guard while it makes a thread state; a child forked meanwhile has
+           that guard for ever, and its Py_FinalizeEx waits for it (3.15.2). */
         guard = take(w, &main_target);
         if (guard != NULL) {
+            int first = PY_VERSION_HEX >= 0x030F0000 && strcmp(mode, "forks") == 0;
+            PyThreadStateToken *token = first ? ensure(w, guard) : NULL;
             PyGILState_STATE gil = PyGILState_Ensure();
             attached(w, &main_target, 0);
             PyGILState_Release(gil);
+            if (first) {
+                release(w, token);
+            }
             close_guard(guard);
         }
         return guard != NULL;

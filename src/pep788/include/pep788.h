@@ -19,7 +19,8 @@
  *   PEP788_MODULE_NAME       "name" shown in reports (default: the file's name)
  * Read from the environment when an interpreter is set up:
  *   PEP788_REPORT_AFTER=s    report who blocks finalization after s seconds (10)
- *   PEP788_GIVE_UP_AFTER=s   stop waiting after s seconds (never)
+ *   PEP788_GIVE_UP_AFTER=s   stop waiting after s seconds (never); newcomers are
+ *                            refused in the last second of it (or half of it)
  *   PEP788_TRACE=1           reports also name each guard's thread and age
  *
  * Copyright (c) 2026 the pep788 authors.
@@ -845,6 +846,17 @@ static inline int pep788_ready_locked(pep788_coordinator *first, int all)
     return 1;
 }
 
+/* DRAIN -> INSIDERS. */
+static inline void pep788_refuse_newcomers_locked(pep788_coordinator *first, int all)
+{
+    pep788_coordinator *c;
+    PEP788_EACH(c, first, all) {
+        if (pep788_load_acquire(&c->phase) == PEP788_PHASE_DRAIN) {
+            pep788_apply(c, PEP788_PHASE_INSIDERS, c != first);
+        }
+    }
+}
+
 /* Moves the wait on as far as it goes; 1 when no guard is open in the set. */
 static inline int pep788_step(pep788_coordinator *first, int all)
 {
@@ -852,17 +864,20 @@ static inline int pep788_step(pep788_coordinator *first, int all)
     pep788_lock_set(first, all);
     if (pep788_load_acquire(&first->phase) == PEP788_PHASE_DRAIN
         && pep788_ready_locked(first, all)) {
-        pep788_coordinator *c;
-        PEP788_EACH(c, first, all) {
-            if (pep788_load_acquire(&c->phase) == PEP788_PHASE_DRAIN) {
-                pep788_apply(c, PEP788_PHASE_INSIDERS, c != first);
-            }
-        }
+        pep788_refuse_newcomers_locked(first, all);
     }
     quiet = pep788_load_acquire(&first->phase) != PEP788_PHASE_DRAIN
             && pep788_ready_locked(first, all);
     pep788_unlock_set(first, all);
     return quiet;
+}
+
+/* Newcomers are refused although guards from before the wait are still open. */
+static inline void pep788_last_call(pep788_coordinator *first, int all)
+{
+    pep788_lock_set(first, all);
+    pep788_refuse_newcomers_locked(first, all);
+    pep788_unlock_set(first, all);
 }
 
 /* 1 if the caller may sleep; then it must call pep788_slept. */
@@ -2527,20 +2542,27 @@ static inline void pep788_wait_and_close(pep788_coordinator *first, int all)
         /* Again after each sleep: main may have reopened a subinterpreter. */
         while (pep788_begin_wait(first, all), !pep788_step(first, all)) {
             double waited = pep788_now() - start;
-            if (first->give_up_after >= 0.0 && waited >= first->give_up_after) {
+            double limit = first->give_up_after;
+            double last_call = limit < 2.0 ? limit / 2.0 : limit - 1.0;
+            double next;
+            if (limit >= 0.0 && waited >= limit) {
                 pep788_report(first, all, waited, 1, tools);
                 pep788_abandon(first, all);
                 goto done;
+            }
+            if (limit >= 0.0 && waited >= last_call) {
+                pep788_last_call(first, all);
             }
             if (waited >= report) {
                 pep788_report(first, all, waited, 0, tools);
                 report = waited + 2.0 * (report < 1.0 ? 1.0 : report);
             }
-            waited = report - waited;
-            if (first->give_up_after >= 0.0 && first->give_up_after - (pep788_now() - start) < waited) {
-                waited = first->give_up_after - (pep788_now() - start);
+            next = report;
+            if (limit >= 0.0 && (waited < last_call ? last_call : limit) < next) {
+                next = waited < last_call ? last_call : limit;
             }
-            pep788_sleep(first, all, waited < 0.0 ? 0.0 : waited);
+            next -= pep788_now() - start;
+            pep788_sleep(first, all, next < 0.0 ? 0.0 : next);
             if (PyErr_CheckSignals() < 0) {
                 pep788_interrupted(tools);
             }
