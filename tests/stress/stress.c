@@ -72,10 +72,11 @@ typedef struct target {
     int dead;                   /* its interpreter was destroyed */
     int refs;
     unsigned long serial;
+    unsigned long generation;   /* of the main interpreter */
     PyThreadState *tstate;      /* main thread only */
 } target;
 
-static target main_target = {NULL, 0, 1, 0, 1, 0, NULL};
+static target main_target = {NULL, 0, 1, 0, 1, 0, 0, NULL};
 static pthread_mutex_t slots_lock = PTHREAD_MUTEX_INITIALIZER;
 static target *slots[SLOTS];
 
@@ -91,6 +92,7 @@ typedef struct {
     unsigned long closed_serial;    /* same of a subinterpreter */
     unsigned idle;
     int depth;                      /* Ensures */
+    int kept;                       /* the outermost thread state is kept */
     PyInterpreterGuard *chain;
     int finished;
     char pad[64];
@@ -203,10 +205,11 @@ static PyInterpreterGuard *take(worker *w, target *t)
     return guard;
 }
 
-static PyThreadStateToken *ensure_from_view(worker *w, target *t)
+static PyThreadStateToken *enter(worker *w, target *t, int kept)
 {
     unsigned long before = LOAD(&state);
-    PyThreadStateToken *token = PyThreadState_EnsureFromView(t->view);
+    PyThreadStateToken *token = kept ? Pep788_EnsureKept(t->view)
+                                     : PyThreadState_EnsureFromView(t->view);
     if (token == NULL) {
         refused(w, t, before);
     }
@@ -216,6 +219,11 @@ static PyThreadStateToken *ensure_from_view(worker *w, target *t)
         w->depth++;
     }
     return token;
+}
+
+static PyThreadStateToken *ensure_from_view(worker *w, target *t)
+{
+    return enter(w, t, 0);
 }
 
 static PyThreadStateToken *ensure(worker *w, PyInterpreterGuard *guard)
@@ -233,6 +241,12 @@ static void release(worker *w, PyThreadStateToken *token)
 {
     w->depth--;
     PyThreadState_Release(token);
+}
+
+static void release_kept(worker *w, PyThreadStateToken *token)
+{
+    w->depth--;
+    Pep788_ReleaseKept(token);
 }
 
 static void close_guard(PyInterpreterGuard *guard)
@@ -347,12 +361,14 @@ static void attached(worker *w, target *t, int depth)
     PyThreadState *saved;
     PyGILState_STATE gil;
     check_attached(w, t);
-    switch (w->depth == 0 ? 0 : draw(w, depth < 3 ? 12 : 4)) {
+    switch (w->depth == 0 ? 0 : draw(w, depth < 3 ? 13 : 4)) {
     case 0: case 1:
         run_python(w, snippets[draw(w, sizeof(snippets) / sizeof(*snippets))]);
         break;
     case 2:
-        leave_destructor(w, t);
+        if (!w->kept) {     /* there it runs late, when guards are refused */
+            leave_destructor(w, t);
+        }
         break;
     case 3:
         start_round(w);
@@ -394,6 +410,14 @@ static void attached(worker *w, target *t, int depth)
         }
         close_guard(guard);
         PyEval_RestoreThread(saved);
+        break;
+    case 12:
+        token = enter(w, t, 1);
+        if (token == NULL) {
+            bug(w, "EnsureKept was refused inside an Ensure");
+        }
+        attached(w, t, depth + 1);
+        release_kept(w, token);
         break;
     case 10:
         saved = PyEval_SaveThread();
@@ -621,7 +645,7 @@ static int operate(worker *w, target *t)
     PyInterpreterGuard *guard;
     PyThreadStateToken *token;
     int starve = strcmp(mode, "starve") == 0;
-    uint32_t what = draw(w, starve ? 4 : 12);
+    uint32_t what = draw(w, starve ? 4 : 14);
     if (what == 4 && !t->is_main) {
         what = 0;       /* guards in the mail outlive the borrowed target */
     }
@@ -653,6 +677,15 @@ static int operate(worker *w, target *t)
         if (token != NULL) {
             attached(w, t, 0);
             release(w, token);
+        }
+        return token != NULL;
+    case 12: case 13:
+        token = enter(w, t, 1);
+        if (token != NULL) {
+            w->kept = 1;
+            attached(w, t, 0);
+            w->kept = 0;
+            release_kept(w, token);
         }
         return token != NULL;
     case 9: case 10:
@@ -721,7 +754,8 @@ static int operate_as_before(worker *w)
 
 /* Native 3.15 is starved by what F9 allows, so there threads pause once
    finalization has begun. And it gives guards while Py_Initialize still runs,
-   to threads that then run Python in half an interpreter. */
+   to threads that then run Python in half an interpreter; a view of an interpreter
+   of the generation before gives those of another one that has its number (V2). */
 #if PEP788_NATIVE
 static int operate_gently(worker *w, target *t)
 {
@@ -732,7 +766,7 @@ static int operate_gently(worker *w, target *t)
         nanosleep(&nap, NULL);
     }
     pthread_rwlock_rdlock(&gate);
-    if (LOAD(&state) % 4 != DOWN) {
+    if (LOAD(&state) % 4 != DOWN && (t->is_main || t->generation == LOAD(&state) / 4)) {
         done = operate(w, t);
     }
     pthread_rwlock_unlock(&gate);
@@ -1025,6 +1059,7 @@ static void new_sub(unsigned i)
     t->id = PyInterpreterState_GetID(PyInterpreterState_Get());
     t->refs = 1;
     t->serial = ++serial;
+    t->generation = LOAD(&state) / 4;
     if (!control) {
         if (Pep788_Init() < 0 || (t->view = PyInterpreterView_FromCurrent()) == NULL) {
             PyErr_Print();

@@ -117,7 +117,7 @@ typedef void PyThreadStateToken;
    key on 3.9-3.14, a compiler thread-local of the interpreter from 3.15 on, whose
    place only glibc and musl tell. 3.16: not known yet. Limited API: on 3.12+ a bit
    of PyThreadState must be written as well. Where this is 0, nothing is kept. */
-#if defined(Py_LIMITED_API) || PY_VERSION_HEX >= 0x03100000 || PEP788_NATIVE
+#if defined(Py_LIMITED_API) || PY_VERSION_HEX >= 0x03100000
 #  define PEP788_KEEPS 0
 #elif PY_VERSION_HEX >= 0x030F0000
 #  if defined(__linux__)
@@ -456,12 +456,34 @@ static inline double pep788_now(void)
 #endif
 }
 
+static inline void pep788_lock(pep788_word *lock)
+{
+    unsigned turns = 0;
+    pep788_word free_value = 0;
+    while (!pep788_cas_seq_cst(lock, &free_value, (pep788_word)1)) {
+        free_value = 0;
+        PEP788_SPIN(&turns);
+    }
+}
+
+static inline void pep788_unlock(pep788_word *lock)
+{
+    pep788_store_release(lock, (pep788_word)0);
+}
+
 /* The kept thread states of one interpreter (F6), see section 5. */
 typedef struct pep788_kept pep788_kept;
-typedef struct {
+typedef struct pep788_home pep788_home;
+struct pep788_home {
     pep788_word lock;            /* atomic: spin */
     pep788_kept *first;
-} pep788_home;
+#if PEP788_NATIVE
+    pep788_word interp;          /* atomic: PyInterpreterState *, 0 once it is gone */
+    pep788_word ending;          /* atomic: its atexit callbacks have run */
+    PyInterpreterView *view;     /* lock */
+    pep788_home *next;           /* homes are never freed, the next interpreter takes it */
+#endif
+};
 #define PEP788_DROP 0            /* delete the states */
 #define PEP788_DROP_THOSE_LEFT 1 /* CPython may have deleted some */
 #define PEP788_FORGET 2          /* CPython has deleted all */
@@ -613,21 +635,6 @@ static inline size_t pep788_shard(void);
 #ifndef PEP788_POST
 #  define PEP788_POST(lock) PyThread_release_lock((PyThread_type_lock)(lock))
 #endif
-
-static inline void pep788_lock(pep788_word *lock)
-{
-    unsigned turns = 0;
-    pep788_word free_value = 0;
-    while (!pep788_cas_seq_cst(lock, &free_value, (pep788_word)1)) {
-        free_value = 0;
-        PEP788_SPIN(&turns);
-    }
-}
-
-static inline void pep788_unlock(pep788_word *lock)
-{
-    pep788_store_release(lock, (pep788_word)0);
-}
 
 /* Takes a guard, or NULL. Any thread, no Python, no allocation, no lock. */
 static inline pep788_cell *pep788_enter(pep788_record *record)
@@ -1870,6 +1877,9 @@ struct pep788_kept {
     pep788_kept *after, **link;  /* of the home; home->lock */
     int orphan;                  /* home->lock */
     int forked;                  /* only its thread came into this child */
+#if PEP788_NATIVE
+    PyInterpreterGuard *guard;   /* while BUSY; the entry is the token */
+#endif
 };
 
 typedef struct {
@@ -1880,7 +1890,11 @@ typedef struct {
 typedef struct {
     pep788_word slot;            /* atomic: 0 not looked for, 1 not found, else key or offset + 2 */
     pep788_word exits;           /* atomic: 0 no key, 1 none to be had, else key + 2 */
-    pep788_word lock;            /* atomic: making that key */
+    pep788_word lock;            /* atomic: making that key, and homes */
+#if PEP788_NATIVE
+    pep788_word homes;           /* atomic: pep788_home *, only ever grows in front */
+    pep788_word interp_of;       /* atomic: 0 not looked for, 1 not found, else the function */
+#endif
 } pep788_kept_copy;
 
 PEP788_C_BEGIN
@@ -2072,6 +2086,7 @@ static inline void pep788_delete_kept(pep788_kept *k)
 static inline pep788_word pep788_enter_home(pep788_home *home);
 static inline void pep788_leave_home(pep788_home *home, pep788_word guard);
 static inline int pep788_is_attached(void);
+static inline int pep788_is_ending(pep788_home *home);
 
 /* Destructor of a thread-specific key. */
 PEP788_C_BEGIN
@@ -2161,6 +2176,7 @@ static inline void pep788_rest(pep788_home *home)
 {
     pep788_kept *k = pep788_find_kept(home);
     if (k != NULL && (!pep788_find_slot(k->tstate)      /* in the child of a fork, perhaps */
+                      || pep788_is_ending(home)
                       || (!k->forked && pep788_is_joined_at_exit(k->tstate)))) {
         pep788_lock(&home->lock);
         pep788_unlink_kept_locked(k);
@@ -2176,7 +2192,23 @@ static inline void pep788_rest(pep788_home *home)
     }
     pep788_set_gilstate(NULL);
     pep788_clear_bound_bit(k->tstate);
+#if PEP788_NATIVE
+    {
+        pep788_word idle = PEP788_KEPT_IDLE;
+        /* Pairs with pep788_native_at_exit: it sees IDLE, or this sees `ending`. */
+        pep788_store_seq_cst(&k->state, PEP788_KEPT_IDLE);
+        if (pep788_load_seq_cst(&home->ending) != 0
+            && pep788_cas_seq_cst(&k->state, &idle, PEP788_KEPT_BUSY)) {
+            pep788_lock(&home->lock);
+            pep788_unlink_kept_locked(k);
+            pep788_unlock(&home->lock);
+            pep788_delete_kept(k);      /* the guard is still open */
+            pep788_free_kept(k);
+        }
+    }
+#else
     pep788_store_release(&k->state, PEP788_KEPT_IDLE);
+#endif
 }
 
 /* 1 if the current interpreter still has that state, and it is not attached. */
@@ -2252,6 +2284,250 @@ static inline void pep788_drop_kept(pep788_home *home, int how) { (void)home; (v
 static inline void pep788_kept_in_child(pep788_home *home) { (void)home; }
 #endif /* PEP788_KEEPS */
 
+#if PEP788_NATIVE && PEP788_KEEPS
+/* Native guards have no seam. Kept states go in an atexit callback: from then on
+   what is BUSY is deleted by its Release, and nothing is kept. Where that was
+   taken away (atexit._clear), CPython deletes idle states when the interpreter
+   ends; a capsule in its dict tells us that they are gone. */
+static inline pep788_word pep788_enter_home(pep788_home *home)
+{
+    PyInterpreterGuard *guard = NULL;
+    pep788_lock(&home->lock);
+    if (pep788_load_acquire(&home->interp) != 0) {
+        guard = PyInterpreterGuard_FromView(home->view);
+    }
+    pep788_unlock(&home->lock);
+    return (pep788_word)guard;
+}
+
+static inline void pep788_leave_home(pep788_home *home, pep788_word guard)
+{
+    (void)home;
+    PyInterpreterGuard_Close((PyInterpreterGuard *)guard);
+}
+
+static inline int pep788_is_attached(void)
+{
+    return PyThreadState_GetUnchecked() != NULL;
+}
+
+static inline int pep788_is_ending(pep788_home *home)
+{
+    return pep788_load_seq_cst(&home->ending) != 0;
+}
+
+#define PEP788_HOME "pep788.home"
+
+PEP788_C_BEGIN
+static inline PyObject *pep788_native_at_exit(PyObject *self, PyObject *unused)
+{
+    pep788_home *home = (pep788_home *)PyCapsule_GetPointer(self, PEP788_HOME);
+    (void)unused;
+    pep788_store_seq_cst(&home->ending, (pep788_word)1);
+    pep788_drop_kept(home, PEP788_DROP);
+    Py_INCREF(Py_None);
+    return Py_None;
+}
+
+/* The interpreter's dict goes: its thread states have gone. */
+static inline void pep788_home_destroyed(PyObject *capsule)
+{
+    pep788_home *home = (pep788_home *)PyCapsule_GetPointer(capsule, PEP788_HOME);
+    PyInterpreterView *view;
+    pep788_drop_kept(home, PEP788_FORGET);
+    pep788_lock(&home->lock);
+    view = home->view;
+    home->view = NULL;
+    pep788_store_release(&home->interp, (pep788_word)0);
+    pep788_unlock(&home->lock);
+    PyInterpreterView_Close(view);
+}
+
+static inline void pep788_native_in_child(void)
+{
+    pep788_home *home = PEP788_PTR(pep788_home, pep788_kept_shared.homes);
+    pep788_forget_slot();
+    for (; home != NULL; home = home->next) {
+        pep788_kept_in_child(home);
+    }
+}
+PEP788_C_END
+
+static inline pep788_home *pep788_home_of(PyInterpreterState *interp)
+{
+    pep788_home *home = PEP788_PTR(pep788_home, pep788_kept_shared.homes);
+    while (home != NULL && pep788_load_acquire(&home->interp) != (pep788_word)interp) {
+        home = home->next;
+    }
+    return home;
+}
+
+/* kept_shared.lock held. */
+static inline pep788_home *pep788_free_home_locked(void)
+{
+    pep788_home *home = pep788_home_of(NULL);
+    if (home == NULL) {
+        home = (pep788_home *)calloc(1, sizeof(*home));
+        if (home != NULL) {
+            home->next = PEP788_PTR(pep788_home, pep788_kept_shared.homes);
+            if (home->next == NULL) {
+                (void)pthread_atfork(NULL, NULL, pep788_native_in_child);
+            }
+            pep788_store_release(&pep788_kept_shared.homes, (pep788_word)home);
+        }
+    }
+    return home;
+}
+
+/* Attached. The current interpreter's home, NULL without exception if it cannot
+   have one. */
+static inline pep788_home *pep788_settle(void)
+{
+    static PyMethodDef method = {"pep788_kept", pep788_native_at_exit, METH_NOARGS,
+                                 "Deletes kept thread states."};
+    PyInterpreterState *interp = PyInterpreterState_Get();
+    PyObject *dict = PyInterpreterState_GetDict(interp);     /* borrowed */
+    PyObject *key, *last, *first, *atexit, *function, *result = NULL;
+    PyInterpreterView *view;
+    pep788_home *home = pep788_home_of(interp);
+    if (home != NULL || dict == NULL) {
+        return home;
+    }
+    view = PyInterpreterView_FromCurrent();
+    atexit = view == NULL ? NULL : PyImport_ImportModule("atexit");
+    if (atexit != NULL) {
+        pep788_lock(&pep788_kept_shared.lock);
+        if (pep788_home_of(interp) == NULL && (home = pep788_free_home_locked()) != NULL) {
+            home->view = view;
+            pep788_store_seq_cst(&home->ending, (pep788_word)0);
+            pep788_store_release(&home->interp, (pep788_word)interp);
+        }
+        pep788_unlock(&pep788_kept_shared.lock);
+    }
+    if (home == NULL) {     /* or another thread was faster */
+        if (view != NULL) {
+            PyInterpreterView_Close(view);
+        }
+        Py_XDECREF(atexit);
+        PyErr_Clear();
+        return pep788_home_of(interp);
+    }
+    key = PyUnicode_FromFormat("%s %p", PEP788_HOME, (void *)home);
+    last = PyCapsule_New(home, PEP788_HOME, pep788_home_destroyed);
+    first = PyCapsule_New(home, PEP788_HOME, NULL);
+    function = first == NULL ? NULL : PyCFunction_NewEx(&method, first, NULL);
+    if (key != NULL && last != NULL && function != NULL && PyDict_SetItem(dict, key, last) == 0) {
+        result = PyObject_CallMethod(atexit, "register", "O", function);
+    }
+    if (result == NULL) {
+        PyErr_Clear();
+        pep788_store_seq_cst(&home->ending, (pep788_word)1);
+        pep788_drop_kept(home, PEP788_DROP);    /* another thread's, meanwhile */
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(function);
+    Py_XDECREF(first);
+    Py_XDECREF(last);       /* if it is not in the dict, the home is given up */
+    Py_XDECREF(key);
+    Py_DECREF(atexit);
+    PyErr_Clear();
+    return home;
+}
+
+/* 3.15 exports it, as a private function. */
+static inline PyInterpreterState *pep788_interp_of(PyInterpreterGuard *guard)
+{
+    PyInterpreterState *(*function)(PyInterpreterGuard *) = NULL;
+    pep788_word known = pep788_load_acquire(&pep788_kept_shared.interp_of);
+    void *found = (void *)known;
+    if (known == 0) {
+        found = dlsym(NULL, "_PyInterpreterGuard_GetInterpreter");
+        known = found == NULL ? 1 : (pep788_word)found;
+        pep788_store_release(&pep788_kept_shared.interp_of, known);
+    }
+    if (known == 1) {
+        return NULL;
+    }
+    memcpy(&function, &found, sizeof(found));
+    return function(guard);
+}
+
+/* NULL: nothing can be kept, and nothing has changed. Not attached, no gilstate. */
+static inline pep788_kept *pep788_native_attach_kept(PyInterpreterGuard *guard)
+{
+    PyInterpreterState *interp = pep788_interp_of(guard);
+    pep788_kept *k = pep788_kept_tls.first;
+    pep788_word idle = PEP788_KEPT_IDLE;
+    pep788_home *home;
+    PyThreadState *fresh;
+    int settles;
+    if (interp == NULL || pep788_load_acquire(&pep788_kept_shared.slot) == 1) {
+        return NULL;
+    }
+    while (k != NULL && (pep788_load_acquire(&k->home->interp) != (pep788_word)interp
+                         || pep788_load_acquire(&k->state) == PEP788_KEPT_GONE)) {
+        k = k->next;
+    }
+    if (k != NULL) {
+        if (!pep788_is_unbound() || !pep788_cas_seq_cst(&k->state, &idle, PEP788_KEPT_BUSY)) {
+            return NULL;
+        }
+        PyEval_RestoreThread(k->tstate);
+        return k;
+    }
+    home = pep788_home_of(interp);
+    if ((home != NULL && pep788_is_ending(home)) || (fresh = PyThreadState_New(interp)) == NULL) {
+        return NULL;
+    }
+    PyEval_RestoreThread(fresh);
+    home = pep788_settle();
+    settles = home != NULL && !pep788_is_ending(home) && pep788_keep(home, fresh);
+    if (!settles) {
+        PyThreadState_Clear(fresh);
+        PyThreadState_DeleteCurrent();
+        return NULL;
+    }
+    return pep788_find_kept(home);
+}
+
+static inline PyThreadStateToken *pep788_native_ensure_kept(PyInterpreterView *view)
+{
+    pep788_kept *k = NULL;
+    if (PyThreadState_GetUnchecked() == NULL && PyGILState_GetThisThreadState() == NULL) {
+        PyInterpreterGuard *guard = PyInterpreterGuard_FromView(view);
+        if (guard == NULL) {
+            return NULL;
+        }
+        k = pep788_native_attach_kept(guard);
+        if (k != NULL) {
+            k->guard = guard;
+            return (PyThreadStateToken *)(void *)k;
+        }
+        PyInterpreterGuard_Close(guard);
+    }
+    return PyThreadState_EnsureFromView(view);
+}
+
+static inline void pep788_native_release_kept(PyThreadStateToken *token)
+{
+    pep788_kept *k = pep788_kept_tls.first;
+    PyInterpreterGuard *guard;
+    while (k != NULL && (void *)k != (void *)token) {
+        k = k->next;
+    }
+    if (k == NULL) {
+        PyThreadState_Release(token);
+        return;
+    }
+    if (pep788_load_acquire(&k->state) != PEP788_KEPT_BUSY) {
+        Py_FatalError("Pep788_ReleaseKept: called more often than Pep788_EnsureKept");
+    }
+    guard = k->guard;
+    pep788_rest(k->home);
+    PyInterpreterGuard_Close(guard);
+}
+#endif
+
 #if !PEP788_NATIVE
 #if PEP788_KEEPS
 static inline pep788_record *pep788_record_of(pep788_home *home)
@@ -2262,6 +2538,13 @@ static inline pep788_record *pep788_record_of(pep788_home *home)
 static inline int pep788_is_attached(void)
 {
     return pep788_current() != NULL;
+}
+
+/* Ours waits for guards at the seam, which comes after this. */
+static inline int pep788_is_ending(pep788_home *home)
+{
+    (void)home;
+    return 0;
 }
 
 /* The depth: destructors may Ensure while finalization waits. */
@@ -3908,6 +4191,8 @@ static inline PyThreadStateToken *Pep788_EnsureKept(PyInterpreterView *view)
         }
     }
     return token;
+#elif PEP788_KEEPS
+    return pep788_native_ensure_kept(view);
 #else
     return PyThreadState_EnsureFromView(view);
 #endif
@@ -3915,13 +4200,17 @@ static inline PyThreadStateToken *Pep788_EnsureKept(PyInterpreterView *view)
 
 /*
  * Undoes the matching Pep788_EnsureKept, in reverse order with all other
- * Ensures, on the same thread; the same function as PyThreadState_Release. Needs
- * the attached thread state that EnsureKept left. Fatal error if called more
- * often. pep788 0.1.0; CPython 3.9+.
+ * Ensures, on the same thread; PyThreadState_Release is not for these tokens.
+ * Needs the attached thread state that EnsureKept left. Fatal error if called
+ * more often. pep788 0.1.0; CPython 3.9+.
  */
 static inline void Pep788_ReleaseKept(PyThreadStateToken *token)
 {
+#if PEP788_NATIVE && PEP788_KEEPS
+    pep788_native_release_kept(token);
+#else
     PyThreadState_Release(token);
+#endif
 }
 
 /*
