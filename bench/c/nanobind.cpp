@@ -5,23 +5,7 @@
 
 namespace nb = nanobind;
 
-static PyObject *callable;
-
-static void
-callback(void *task)
-{
-    BENCH_LOOP(task, {
-        nb::gil_scoped_acquire gil;
-        PyObject *result = PyObject_CallNoArgs(callable); /* as all others do: what differs is the way in */
-        if (result == nullptr) {
-            PyErr_Clear();
-            ((bench_task *)task)->failed = 1;
-        }
-        Py_XDECREF(result);
-    });
-}
-
-static const bench_contender contenders[] = {{"callback", callback}, {nullptr, nullptr}};
+BENCH_CALLBACK(nb::gil_scoped_acquire)
 
 NB_MODULE(bench_nanobind, module)
 {

@@ -196,5 +196,24 @@ bench_run_named(const bench_contender *table, PyObject *args)
 
 #ifdef __cplusplus
 }
+
+/* A callback in a binding's way: GUARD around a call that is made as all others make it. */
+#  define BENCH_CALLBACK(GUARD)                                                     \
+    static PyObject *callable;                                                      \
+                                                                                    \
+    static void callback(void *task)                                                \
+    {                                                                               \
+        BENCH_LOOP(task, {                                                          \
+            GUARD gil;                                                              \
+            PyObject *result = PyObject_CallNoArgs(callable);                       \
+            if (result == nullptr) {                                                \
+                PyErr_Clear();                                                      \
+                ((bench_task *)task)->failed = 1;                                   \
+            }                                                                       \
+            Py_XDECREF(result);                                                     \
+        });                                                                         \
+    }                                                                               \
+                                                                                    \
+    static const bench_contender contenders[] = {{"callback", callback}, {nullptr, nullptr}};
 #endif
 #endif

@@ -447,15 +447,14 @@ static PyMethodDef at_exit_method = {
     "Drops the guards that the finalizing thread left entered.",
 };
 
-static int arm(Seam *seam);
+static void arm_main(void *);
 
 /* A pending call, which a real end does not make before the header's seam passes. */
 static int
 arm_main_later(void *Py_UNUSED(ignored))
 {
-    if (!pep788_too_late() && current_interp_id() == 0 && !pep788_seam_passed()
-        && arm(&main_seam) < 0) {
-        PyErr_Clear();
+    if (!pep788_too_late() && current_interp_id() == 0 && !pep788_seam_passed()) {
+        arm_main(NULL);
     }
     return 0;
 }

@@ -1411,7 +1411,6 @@ static inline PyThreadState *pep788_current(void)
    what it holds, and verified. These versions are frozen: no later one may
    change it. Elsewhere (Windows, other systems) this stays a limit. */
 #if defined(__linux__) || defined(__APPLE__) || defined(__FreeBSD__)
-#  define PEP788_HAVE_KEYS 1
 /* key + 1 of the gilstate that this attached thread is bound to, or 0. */
 static inline pep788_word pep788_search_gilstate_key(void)
 {
@@ -1451,7 +1450,6 @@ static inline int pep788_bind_gilstate(void *tstate)
            && pthread_setspecific((pthread_key_t)(key - 1), tstate) == 0;
 }
 #else
-#  define PEP788_HAVE_KEYS 0
 static inline void pep788_find_gilstate_key(void) {}
 static inline int pep788_bind_gilstate(void *tstate) { (void)tstate; return 0; }
 #endif
