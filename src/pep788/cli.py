@@ -115,7 +115,7 @@ def _vendor(options: argparse.Namespace) -> int:
     source = pathlib.Path(pep788.get_include(), vendor.HEADER_NAME)
     folder = pathlib.Path(options.folder)
     try:
-        files = vendor.plan(source, folder)
+        files = vendor.plan(source, folder, options.cpp)
         if options.check:
             return _report_check(files)
         written = vendor.copy(files, options.force)
@@ -186,6 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Copy pep788.h and its license (0BSD) into a folder, or update them there.",
     )
     copy.add_argument("folder", type=_folder, metavar="DIR", help="created if it does not exist")
+    copy.add_argument("--cpp", action="store_true", help="pep788.hpp, for C++, too")
     how = copy.add_mutually_exclusive_group()
     how.add_argument("--force", action="store_true", help="overwrite files that were changed there")
     how.add_argument("--check", action="store_true", help="write nothing; 1 unless up to date")

@@ -1,4 +1,4 @@
-"""Copying pep788.h into another project, and keeping that copy up to date.
+"""Copying pep788.h (and pep788.hpp) into another project, and keeping that copy up to date.
 
 Next to the header goes ``pep788.LICENSE``: the terms, and which version was
 copied with which checksum.  That record is how a copy that somebody edited is
@@ -14,9 +14,10 @@ import os
 import pathlib
 import re
 import tempfile
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 HEADER_NAME = "pep788.h"
+CPP_NAME = "pep788.hpp"
 LICENSE_NAME = "pep788.LICENSE"
 
 ZERO_BSD = """\
@@ -34,7 +35,7 @@ TORTIOUS ACTION, ARISING OUT OF OR IN CONNECTION WITH THE USE OR PERFORMANCE OF
 THIS SOFTWARE.
 """
 
-_RECORD = re.compile(r"^pep788\.h (\S+), sha256 ([0-9a-f]{64})$", re.MULTILINE)
+_RECORD = re.compile(r"^(pep788\.h(?:pp)?) (\S+), sha256 ([0-9a-f]{64})$", re.MULTILINE)
 
 
 class State(enum.Enum):
@@ -67,36 +68,41 @@ def header_version(text: str) -> str:
     return found.group(1)
 
 
-def license_text(version: str, checksum: str) -> str:
-    """Return the license file for this version of the header."""
+def license_text(version: str, checksums: Dict[str, str]) -> str:
+    """Return the license file for these headers, by name, of this version."""
+    lines = "".join(f"{name} {version}, sha256 {checksum}\n" for name, checksum in checksums.items())
     return (
-        f"{HEADER_NAME} {version}, sha256 {checksum}\n"
-        "Copied by `pep788 vendor`, which uses the line above to see whether the\n"
-        "header was changed here. License of the header: 0BSD.\n"
+        f"{lines}Copied by `pep788 vendor`, which uses the above to see whether a header\n"
+        "was changed here. License of the headers: 0BSD.\n"
         "\n" + ZERO_BSD
     )
 
 
-def plan(source: pathlib.Path, folder: pathlib.Path) -> List[File]:
-    """Compare the copy in `folder` with the header `source`; changes nothing."""
-    header = source.read_bytes()
-    version = header_version(header.decode("utf-8"))
-    terms = license_text(version, _checksum(header)).encode("utf-8")
-    there = _read(folder / HEADER_NAME)
+def plan(source: pathlib.Path, folder: pathlib.Path, cpp: bool = False) -> List[File]:
+    """Compare the copy in `folder` with the header `source`; changes nothing.
+
+    `cpp`: pep788.hpp, too; it also stays in a copy that has it.
+    """
+    version = header_version(source.read_bytes().decode("utf-8"))
     terms_there = _read(folder / LICENSE_NAME)
-    recorded = _recorded_checksum(terms_there)
-    known = there is not None and recorded == _checksum(there)
-    states = {
-        HEADER_NAME: _state(there, header, known),
-        LICENSE_NAME: _state(terms_there, terms, recorded is not None),
-    }
-    for name, state in states.items():
-        # Somebody made the link on purpose, and writing would put a file in its place.
-        if state is not State.CURRENT and (folder / name).is_symlink():
-            states[name] = State.CHANGED
+    recorded = _recorded_checksums(terms_there)
+    wanted = {HEADER_NAME: source.read_bytes()}
+    if cpp or CPP_NAME in recorded:
+        wanted[CPP_NAME] = source.with_name(CPP_NAME).read_bytes()
+    checksums = {name: _checksum(content) for name, content in wanted.items()}
+    files = []
+    for name, content in wanted.items():
+        there = _read(folder / name)
+        known = there is not None and recorded.get(name) == _checksum(there)
+        files.append(File(folder / name, content, _state(there, content, known)))
+    terms = license_text(version, checksums).encode("utf-8")
+    files.append(File(folder / LICENSE_NAME, terms, _state(terms_there, terms, bool(recorded))))
     return [
-        File(folder / HEADER_NAME, header, states[HEADER_NAME]),
-        File(folder / LICENSE_NAME, terms, states[LICENSE_NAME]),
+        # Somebody made the link on purpose, and writing would put a file in its place.
+        dataclasses.replace(file, state=State.CHANGED)
+        if file.state is not State.CURRENT and file.path.is_symlink()
+        else file
+        for file in files
     ]
 
 
@@ -136,15 +142,14 @@ def _checksum(content: bytes) -> str:
     return hashlib.sha256(_normal(content)).hexdigest()
 
 
-def _recorded_checksum(terms: Optional[bytes]) -> Optional[str]:
-    """Return the checksum a license file records if that file is as we wrote it."""
-    if terms is None:
-        return None
-    text = _normal(terms).decode("utf-8", "replace")
-    found = _RECORD.search(text)
-    if found is None or text != license_text(found.group(1), found.group(2)):
-        return None
-    return found.group(2)
+def _recorded_checksums(terms: Optional[bytes]) -> Dict[str, str]:
+    """Return the checksums by name that a license file records, if that file is as we wrote it."""
+    text = "" if terms is None else _normal(terms).decode("utf-8", "replace")
+    found = _RECORD.findall(text)
+    checksums = {name: checksum for name, _, checksum in found}
+    if not found or text != license_text(found[0][1], checksums):
+        return {}
+    return checksums
 
 
 def _read(path: pathlib.Path) -> Optional[bytes]:

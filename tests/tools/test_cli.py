@@ -242,6 +242,20 @@ def test_vendor_check_writes_nothing(command, tmp_path):
     assert command("vendor", "--check", str(folder)).check().lines()[0].endswith(": up to date")
 
 
+def test_vendor_copies_the_cpp_header_on_request_and_then_keeps_it(command, tmp_path):
+    command("vendor", str(tmp_path)).check()
+    assert not (tmp_path / "pep788.hpp").exists()
+    result = command("vendor", "--cpp", str(tmp_path)).check()
+    assert [line.split()[0] for line in result.lines()[:3]] == ["up", "wrote", "wrote"]
+    assert (tmp_path / "pep788.hpp").read_bytes() == HEADER.with_suffix(".hpp").read_bytes()
+    assert command("vendor", "--check", str(tmp_path)).check().lines()[1].endswith("pep788.hpp: up to date")
+    with open(tmp_path / "pep788.hpp", "ab") as stream:
+        stream.write(b"// mine\n")
+    assert "pep788.hpp: changed" in command("vendor", str(tmp_path)).check(1).err
+    command("vendor", "--force", str(tmp_path)).check()
+    command("vendor", "--check", "--cpp", str(tmp_path)).check()
+
+
 def test_vendor_into_a_file_fails_with_a_reason(command, tmp_path):
     (tmp_path / "file").write_text("")
     result = command("vendor", str(tmp_path / "file")).check(1)

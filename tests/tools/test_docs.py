@@ -76,6 +76,49 @@ def test_C_example_is_short():
     assert len(lines) <= 30
 
 
+CPP_MODULE = """
+#include <thread>
+
+static PyObject *callable;
+
+// fire(callable): on a thread of its own, and again when Python is gone
+static PyObject *fire(PyObject *, PyObject *object)
+{
+    callable = object;
+    Py_INCREF(callable);
+    Py_BEGIN_ALLOW_THREADS
+    std::thread([] { on_event(callable); }).join();
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static struct Late {
+    ~Late() { on_event(callable); }
+} late;
+
+static PyMethodDef methods[] = {{"fire", fire, METH_O, nullptr}, {nullptr, nullptr, 0, nullptr}};
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "readme_cpp", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
+
+PyMODINIT_FUNC PyInit_readme_cpp(void)
+{
+    if (Pep788_Init() < 0 || !(interpreter = pep788::view::current())) {
+        return nullptr;
+    }
+    return PyModule_Create(&definition);
+}
+"""
+
+
+def test_Cpp_example_calls_back_and_refuses():
+    source = support.BUILD / "readme" / "readme_cpp.cpp"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text(example(r"C\+\+") + CPP_MODULE)
+    module = support.build_extension("readme_cpp", [source], language="c++", std="c++11")
+    result = support.run_child("import readme_cpp\nreadme_cpp.fire(lambda: print('called'))", path=[module]).check()
+    assert (result.out, result.err) == ("called\n", "")
+
+
 def test_Python_example_never_leaves_half_a_job(package, tmp_path):
     source, log = tmp_path / "example.py", tmp_path / "log"
     source.write_text(example("Python"))

@@ -29,6 +29,7 @@ IN_WHEEL = {
     "pep788/demo/__init__.py",
     *(f"pep788/demo/programs/{path.name}" for path in PROGRAMS.iterdir() if path.is_file()),
     "pep788/include/pep788.h",
+    "pep788/include/pep788.hpp",
     "pep788/py.typed",
     "pep788/vendor.py",
     "pep788/_core" + str(sysconfig.get_config_var("EXT_SUFFIX")),
