@@ -165,6 +165,16 @@ keep(PyObject *, PyObject *object)
     Py_RETURN_NONE;
 }
 
+pep788::object assigned;
+
+// assign(object)
+PyObject *
+assign(PyObject *, PyObject *object)
+{
+    assigned = pep788::object::borrow(object);
+    Py_RETURN_NONE;
+}
+
 // moves(object): its reference count afterwards is that before
 PyObject *
 moves(PyObject *, PyObject *object)
@@ -238,6 +248,7 @@ PyMethodDef methods[] = {
     {"pool", pool, METH_VARARGS, nullptr},
     {"drop", drop, METH_O, nullptr},
     {"keep", keep, METH_O, nullptr},
+    {"assign", assign, METH_O, nullptr},
     {"moves", moves, METH_O, nullptr},
     {"misuse", misuse, METH_VARARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 import subprocess
 import sys
 from typing import List
@@ -96,6 +97,23 @@ def test_hpp_objects_outlive_python(module) -> None:
     assert child(code, module).check().out.split() == ["joined", "0,", "refused", "0"]
 
 
+def test_hpp_an_end_that_assigns_to_the_same_object(module) -> None:
+    """RED before: the new value was overwritten and never released."""
+    code = """
+class Noisy:
+    def __init__(self, number): self.number = number
+    def __del__(self, write=print):
+        write("end", self.number)
+        if self.number == 1:
+            m.assign(Noisy(2))
+m.assign(Noisy(1))
+m.assign(Noisy(3))
+m.assign(None)
+print("done")
+"""
+    assert child(code, module).check().lines()[:4] == ["end 1", "end 3", "end 2", "done"]
+
+
 def test_hpp_moves_keep_the_reference_count(module) -> None:
     code = """
 import sys
@@ -112,7 +130,7 @@ MISUSES = {
     "guard": "pep788::guard: the view is empty",
     "attached to a view": "pep788::attached: the view is empty",
     "attached to a guard": "pep788::attached: the guard is empty",
-    "attached to an object": "pep788::attached: the view is empty",
+    "attached to an object": "pep788::attached: the object is empty",
     "kept": "pep788::kept: the view is empty",
     "get": "pep788::object::get: it is empty",
 }
@@ -130,6 +148,16 @@ def test_hpp_misuse_fails_where_checks_are_off() -> None:
     )
     code = f"assert not any(m.misuse(what) for what in {list(MISUSES)!r})\n"
     child(code, unchecked).check()
+
+
+@pytest.mark.skipif(shutil.which("nm") is None or sys.platform == "darwin", reason="needs nm -D")
+def test_hpp_nothing_of_it_is_exported(tmp_path) -> None:
+    """RED before: two modules under RTLD_GLOBAL ran the first one's functions on the first one's data."""
+    words: List[str] = compiling.command(compiling.found("g++"), "c++", "c++11", [])
+    target = tmp_path / "use.so"
+    subprocess.run([*words, "-O0", "-shared", "-o", str(target), str(HERE / "use.cpp")], check=True)
+    shown = subprocess.run(["nm", "-D", "--defined-only", str(target)], check=True, stdout=subprocess.PIPE, text=True)
+    assert "use" in shown.stdout and "pep788" not in shown.stdout, shown.stdout
 
 
 def test_hpp_two_files_of_a_module(tmp_path) -> None:

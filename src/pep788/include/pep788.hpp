@@ -40,7 +40,14 @@
 #  endif
 #endif
 
-namespace pep788 {
+/* Not exported, or one module would run the code of another one's copy on its own data. */
+#if defined(_WIN32)
+#  define PEP788_HIDDEN
+#else
+#  define PEP788_HIDDEN __attribute__((visibility("hidden")))
+#endif
+
+namespace pep788 PEP788_HIDDEN {
 
 namespace detail {
 
@@ -206,6 +213,7 @@ public:
     attached(attached &&other) noexcept : token(static_cast<token &&>(other)) {}
 
 private:
+    static inline PyThreadStateToken *enter(const object &owned) noexcept;
     static PyThreadStateToken *enter(const view &interpreter) noexcept
     {
         detail::check(static_cast<bool>(interpreter),
@@ -257,7 +265,7 @@ public:
     object &operator=(object &&other) noexcept
     {
         if (this != &other) {
-            reset();
+            object old(static_cast<object &&>(*this));  /* goes last: its end may assign to *this */
             interpreter_ = static_cast<view &&>(other.interpreter_);
             object_ = other.object_;
             other.object_ = nullptr;
@@ -326,7 +334,14 @@ private:
     PyObject *object_;
 };
 
-inline attached::attached(const object &owned) noexcept : token(enter(owned.interpreter())) {}
+inline attached::attached(const object &owned) noexcept : token(enter(owned)) {}
+
+inline PyThreadStateToken *attached::enter(const object &owned) noexcept
+{
+    detail::check(static_cast<bool>(owned),
+                  "pep788::attached: the object is empty; it was moved from, released or never set");
+    return owned.interpreter() ? enter(owned.interpreter()) : nullptr;
+}
 
 } // namespace pep788
 
