@@ -491,20 +491,12 @@ register_at_exit(Seam *seam)
     if (capsule == NULL) {
         return -1;
     }
-    PyObject *done = NULL;
-    PyObject *function = PyCFunction_New(&at_exit_method, capsule);
-    PyObject *atexit = PyImport_ImportModule("atexit");
-    if (function != NULL && atexit != NULL) {
-        done = PyObject_CallMethod(atexit, "register", "O", function);
-    }
-    if (done != NULL) {
+    int status = pep788_call_at_exit(&at_exit_method, capsule);
+    if (status == 0) {
         (void)PyCapsule_SetDestructor(capsule, at_exit_forgotten);
     }
-    Py_XDECREF(atexit);
-    Py_XDECREF(function);
     Py_DECREF(capsule);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
+    return status;
 }
 
 /* Attached to the seam's interpreter. */

@@ -83,10 +83,11 @@ def plan(source: pathlib.Path, folder: pathlib.Path, cpp: bool = False) -> List[
 
     `cpp`: pep788.hpp, too; it also stays in a copy that has it.
     """
-    version = header_version(source.read_bytes().decode("utf-8"))
+    header = source.read_bytes()
+    version = header_version(header.decode("utf-8"))
     terms_there = _read(folder / LICENSE_NAME)
     recorded = _recorded_checksums(terms_there)
-    wanted = {HEADER_NAME: source.read_bytes()}
+    wanted = {HEADER_NAME: header}
     if cpp or CPP_NAME in recorded:
         wanted[CPP_NAME] = source.with_name(CPP_NAME).read_bytes()
     checksums = {name: _checksum(content) for name, content in wanted.items()}

@@ -11,8 +11,6 @@
 #  error "these tests need their assertions"
 #endif
 
-#define KEEPS 1
-
 enum { LIVES = 4, THREADS = 3 };
 
 static PyInterpreterView *view;
@@ -52,12 +50,12 @@ visit_sub(int me)
         PyThreadStateToken *token = Pep788_EnsureKept(sub_view);
         assert(token != NULL);
         PyThreadState *mine = PyThreadState_Get();
-        assert(!KEEPS || i == 0 || mine == in_sub[me]);
+        assert(i == 0 || mine == in_sub[me]);
         in_sub[me] = mine;
         PyRun_SimpleString("sum(range(10))");
         Pep788_ReleaseKept(token);
         token = PyThreadState_EnsureFromView(view);
-        assert(token != NULL && (!KEEPS || PyThreadState_Get() != mine));
+        assert(token != NULL && PyThreadState_Get() != mine);
         PyThreadState_Release(token);
     }
 }

@@ -1113,6 +1113,19 @@ typedef enum {
     PEP788_NO_MEMORY = 4
 } Pep788_Failure;
 
+/* atexit.register(a function with that self); -1 with an exception. Attached. */
+static inline int pep788_call_at_exit(PyMethodDef *method, PyObject *self)
+{
+    PyObject *atexit = PyImport_ImportModule("atexit");
+    PyObject *function = atexit == NULL ? NULL : PyCFunction_NewEx(method, self, NULL);
+    PyObject *result = function == NULL ? NULL
+                       : PyObject_CallMethod(atexit, "register", "O", function);
+    Py_XDECREF(function);
+    Py_XDECREF(atexit);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 #if !PEP788_NATIVE
 
 /* ------------------------------------------------------------------------- */
@@ -1891,7 +1904,7 @@ typedef struct {
     pep788_word lock;            /* atomic: making that key, and homes */
 #if PEP788_NATIVE
     pep788_word homes;           /* atomic: pep788_home *, only ever grows in front */
-    pep788_word interp_of;       /* atomic: 0 not looked for, 1 not found, else the function */
+    pep788_word guard_interp;    /* atomic: 0 not looked for, 1 not found, else the function */
 #endif
 } pep788_kept_copy;
 
@@ -2055,6 +2068,13 @@ static inline void pep788_unlink_kept_locked(pep788_kept *k)
     }
 }
 
+static inline void pep788_unlink_kept(pep788_kept *k)
+{
+    pep788_lock(&k->home->lock);
+    pep788_unlink_kept_locked(k);
+    pep788_unlock(&k->home->lock);
+}
+
 static inline void pep788_free_kept(pep788_kept *k)
 {
     pep788_kept **link = &pep788_kept_tls.first;
@@ -2139,9 +2159,9 @@ static inline int pep788_watch_exit(void)
            && pthread_setspecific((pthread_key_t)(known - 2), &pep788_kept_shared) == 0;
 }
 
-/* `fresh` was made for this thread, is attached and its gilstate. 1 if it is kept
-   (and BUSY) from now on. */
-static inline int pep788_keep(pep788_home *home, PyThreadState *fresh)
+/* `fresh` was made for this thread, is attached and its gilstate. Its entry, BUSY,
+   or NULL if it is not kept. */
+static inline pep788_kept *pep788_keep(pep788_home *home, PyThreadState *fresh)
 {
     pep788_kept *k, *next;
     for (k = pep788_kept_tls.first; k != NULL; k = next) {
@@ -2152,11 +2172,11 @@ static inline int pep788_keep(pep788_home *home, PyThreadState *fresh)
     }
     if (!pep788_find_slot(fresh) || !pep788_watch_exit()
         || pep788_wants_one_state(PyThreadState_GetInterpreter(fresh))) {
-        return 0;
+        return NULL;
     }
     k = (pep788_kept *)malloc(sizeof(*k));
     if (k == NULL) {
-        return 0;
+        return NULL;
     }
     k->state = PEP788_KEPT_BUSY;
     k->tstate = fresh;
@@ -2166,7 +2186,7 @@ static inline int pep788_keep(pep788_home *home, PyThreadState *fresh)
     k->next = pep788_kept_tls.first;
     pep788_kept_tls.first = k;
     pep788_link_kept(k);
-    return 1;
+    return k;
 }
 
 /* Detaches the kept state, which is attached. */
@@ -2176,9 +2196,7 @@ static inline void pep788_rest(pep788_home *home)
     if (k != NULL && (!pep788_find_slot(k->tstate)      /* in the child of a fork, perhaps */
                       || pep788_is_ending(home)
                       || (!k->forked && pep788_is_joined_at_exit(k->tstate)))) {
-        pep788_lock(&home->lock);
-        pep788_unlink_kept_locked(k);
-        pep788_unlock(&home->lock);
+        pep788_unlink_kept(k);
         PyThreadState_Clear(k->tstate);
         PyThreadState_DeleteCurrent();
         pep788_free_kept(k);
@@ -2195,11 +2213,9 @@ static inline void pep788_rest(pep788_home *home)
         pep788_word idle = PEP788_KEPT_IDLE;
         /* Pairs with pep788_native_at_exit: it sees IDLE, or this sees `ending`. */
         pep788_store_seq_cst(&k->state, PEP788_KEPT_IDLE);
-        if (pep788_load_seq_cst(&home->ending) != 0
+        if (pep788_is_ending(home)
             && pep788_cas_seq_cst(&k->state, &idle, PEP788_KEPT_BUSY)) {
-            pep788_lock(&home->lock);
-            pep788_unlink_kept_locked(k);
-            pep788_unlock(&home->lock);
+            pep788_unlink_kept(k);
             pep788_delete_kept(k);      /* the guard is still open */
             pep788_free_kept(k);
         }
@@ -2344,7 +2360,6 @@ static inline void pep788_home_destroyed(PyObject *capsule)
 static inline void pep788_native_in_child(void)
 {
     pep788_home *home = PEP788_PTR(pep788_home, pep788_kept_shared.homes);
-    pep788_forget_slot();
     for (; home != NULL; home = home->next) {
         pep788_kept_in_child(home);
     }
@@ -2385,15 +2400,14 @@ static inline pep788_home *pep788_settle(void)
                                  "Deletes kept thread states."};
     PyInterpreterState *interp = PyInterpreterState_Get();
     PyObject *dict = PyInterpreterState_GetDict(interp);     /* borrowed */
-    PyObject *key, *last, *first, *atexit, *function, *result = NULL;
+    PyObject *key, *last, *first;
     PyInterpreterView *view;
     pep788_home *home = pep788_home_of(interp);
     if (home != NULL || dict == NULL) {
         return home;
     }
     view = PyInterpreterView_FromCurrent();
-    atexit = view == NULL ? NULL : PyImport_ImportModule("atexit");
-    if (atexit != NULL) {
+    if (view != NULL) {
         pep788_lock(&pep788_kept_shared.lock);
         if (pep788_home_of(interp) == NULL && (home = pep788_free_home_locked()) != NULL) {
             home->view = view;
@@ -2406,42 +2420,34 @@ static inline pep788_home *pep788_settle(void)
         if (view != NULL) {
             PyInterpreterView_Close(view);
         }
-        Py_XDECREF(atexit);
         PyErr_Clear();
         return pep788_home_of(interp);
     }
     key = PyUnicode_FromFormat("%s %p", PEP788_HOME, (void *)home);
     last = PyCapsule_New(home, PEP788_HOME, pep788_home_destroyed);
     first = PyCapsule_New(home, PEP788_HOME, NULL);
-    function = first == NULL ? NULL : PyCFunction_NewEx(&method, first, NULL);
-    if (key != NULL && last != NULL && function != NULL && PyDict_SetItem(dict, key, last) == 0) {
-        result = PyObject_CallMethod(atexit, "register", "O", function);
-    }
-    if (result == NULL) {
+    if (key == NULL || last == NULL || first == NULL || PyDict_SetItem(dict, key, last) < 0
+        || pep788_call_at_exit(&method, first) < 0) {
         PyErr_Clear();
         pep788_store_seq_cst(&home->ending, (pep788_word)1);
         pep788_drop_kept(home, PEP788_DROP);    /* another thread's, meanwhile */
     }
-    Py_XDECREF(result);
-    Py_XDECREF(function);
     Py_XDECREF(first);
     Py_XDECREF(last);       /* if it is not in the dict, the home is given up */
     Py_XDECREF(key);
-    Py_DECREF(atexit);
-    PyErr_Clear();
     return home;
 }
 
 /* 3.15 exports it, as a private function. */
-static inline PyInterpreterState *pep788_interp_of(PyInterpreterGuard *guard)
+static inline PyInterpreterState *pep788_guard_interp(PyInterpreterGuard *guard)
 {
     PyInterpreterState *(*function)(PyInterpreterGuard *) = NULL;
-    pep788_word known = pep788_load_acquire(&pep788_kept_shared.interp_of);
+    pep788_word known = pep788_load_acquire(&pep788_kept_shared.guard_interp);
     void *found = (void *)known;
     if (known == 0) {
         found = dlsym(NULL, "_PyInterpreterGuard_GetInterpreter");
         known = found == NULL ? 1 : (pep788_word)found;
-        pep788_store_release(&pep788_kept_shared.interp_of, known);
+        pep788_store_release(&pep788_kept_shared.guard_interp, known);
     }
     if (known == 1) {
         return NULL;
@@ -2453,12 +2459,11 @@ static inline PyInterpreterState *pep788_interp_of(PyInterpreterGuard *guard)
 /* NULL: nothing can be kept, and nothing has changed. Not attached, no gilstate. */
 static inline pep788_kept *pep788_native_attach_kept(PyInterpreterGuard *guard)
 {
-    PyInterpreterState *interp = pep788_interp_of(guard);
+    PyInterpreterState *interp = pep788_guard_interp(guard);
     pep788_kept *k = pep788_kept_tls.first;
     pep788_word idle = PEP788_KEPT_IDLE;
     pep788_home *home;
     PyThreadState *fresh;
-    int settles;
     if (interp == NULL || pep788_load_acquire(&pep788_kept_shared.slot) == 1) {
         return NULL;
     }
@@ -2479,13 +2484,12 @@ static inline pep788_kept *pep788_native_attach_kept(PyInterpreterGuard *guard)
     }
     PyEval_RestoreThread(fresh);
     home = pep788_settle();
-    settles = home != NULL && !pep788_is_ending(home) && pep788_keep(home, fresh);
-    if (!settles) {
+    k = home == NULL || pep788_is_ending(home) ? NULL : pep788_keep(home, fresh);
+    if (k == NULL) {
         PyThreadState_Clear(fresh);
         PyThreadState_DeleteCurrent();
-        return NULL;
     }
-    return pep788_find_kept(home);
+    return k;
 }
 
 static inline PyThreadStateToken *pep788_native_ensure_kept(PyInterpreterView *view)
@@ -2577,7 +2581,8 @@ static inline void *pep788_attach_and_keep(pep788_word guard, pep788_record *rec
     PyEval_RestoreThread(fresh);
     ++*pep788_counter(guard);
     pep788_look_after_seam(record);
-    return (void *)(guard | (pep788_keep(&record->home, fresh) ? PEP788_KEPT : PEP788_FRESH));
+    return (void *)(guard | (pep788_keep(&record->home, fresh) != NULL ? PEP788_KEPT
+                                                                     : PEP788_FRESH));
 }
 
 /* As pep788_attach; guard with PEP788_OWNS. */
@@ -2831,16 +2836,18 @@ static inline void pep788_wait_and_close(pep788_coordinator *first, int all)
                 pep788_abandon(first, all);
                 goto done;
             }
-            if (limit >= 0.0 && waited >= last_call) {
-                pep788_last_call(first, all);
-            }
             if (waited >= report) {
                 pep788_report(first, all, waited, 0, tools);
                 report = waited + 2.0 * (report < 1.0 ? 1.0 : report);
             }
             next = report;
-            if (limit >= 0.0 && (waited < last_call ? last_call : limit) < next) {
-                next = waited < last_call ? last_call : limit;
+            if (limit >= 0.0) {
+                double stage = last_call;
+                if (waited >= last_call) {
+                    pep788_last_call(first, all);
+                    stage = limit;
+                }
+                next = stage < next ? stage : next;
             }
             next -= pep788_now() - start;
             pep788_sleep(first, all, next < 0.0 ? 0.0 : next);
@@ -3110,25 +3117,16 @@ PEP788_C_END
 /* Steals the capsule. */
 static inline int pep788_register(PyMethodDef *method, PyObject *capsule)
 {
-    PyObject *atexit, *function = NULL, *result = NULL;
+    int status;
     if (capsule == NULL) {
         return -1;
     }
-    atexit = PyImport_ImportModule("atexit");
-    if (atexit != NULL) {
-        function = PyCFunction_NewEx(method, capsule, NULL);
-    }
-    if (function != NULL) {
-        result = PyObject_CallMethod(atexit, "register", "O", function);
-    }
-    if (result == NULL) {
+    status = pep788_call_at_exit(method, capsule);
+    if (status < 0) {
         (void)PyCapsule_SetDestructor(capsule, NULL);    /* must not look like an end */
     }
-    Py_XDECREF(result);
-    Py_XDECREF(function);
-    Py_XDECREF(atexit);
     Py_DECREF(capsule);
-    return result == NULL ? -1 : 0;
+    return status;
 }
 
 /* Called by atexit. The object is made here, on the finalizing thread: on a
@@ -4508,7 +4506,6 @@ static inline int pep788_gil_set_up(void)
 {
     static PyMethodDef method = {"pep788_gilstate", pep788_gil_at_exit, METH_NOARGS,
                                  "Gives the guard of the finalizing thread back."};
-    PyObject *atexit, *function, *result;
     if (Pep788_Init() < 0) {
         return -1;
     }
@@ -4517,13 +4514,7 @@ static inline int pep788_gil_set_up(void)
         return 0;
     }
 #  endif
-    atexit = PyImport_ImportModule("atexit");
-    function = atexit == NULL ? NULL : PyCFunction_NewEx(&method, NULL, NULL);
-    result = function == NULL ? NULL : PyObject_CallMethod(atexit, "register", "O", function);
-    Py_XDECREF(function);
-    Py_XDECREF(atexit);
-    Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
+    return pep788_call_at_exit(&method, NULL);
 }
 
 static inline int pep788_gil_finalize(void)
