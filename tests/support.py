@@ -191,7 +191,8 @@ def _publish(scratch: pathlib.Path, folder: pathlib.Path) -> None:
 
 def _digest(sources: Sequence[pathlib.Path], command: Sequence[str]) -> str:
     seen = hashlib.sha256()
-    headers = {header for source in sources for header in source.parent.glob("*.h*")}
+    folders = {REPO / "tests", *(source.parent for source in sources)}
+    headers = {header for folder in folders for header in folder.glob("*.h*")}
     headers.update(path for path in INCLUDE.rglob("*") if path.is_file())
     for path in [*sources, *sorted(headers)]:
         seen.update(str(path).encode() + b"\0" + path.read_bytes() + b"\0")

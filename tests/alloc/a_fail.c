@@ -7,6 +7,8 @@
 #include <Python.h>
 #include <pep788.h>
 
+#include "../module.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
@@ -522,11 +524,5 @@ PyMODINIT_FUNC
 PyInit_a_fail(void)
 {
     install_hooks();
-    PyObject *module = PyModule_Create(&definition);
-#ifdef Py_GIL_DISABLED
-    if (module != NULL) {
-        PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
-    }
-#endif
-    return module;
+    return create_module(&definition);
 }

@@ -3,6 +3,8 @@
 #include <Python.h>
 #include <pep788.hpp>
 
+#include "../module.h"
+
 #include <atomic>
 #include <cassert>
 #include <chrono>
@@ -268,11 +270,5 @@ PyInit_b_hpp(void)
     if (!interpreter) {
         return nullptr;
     }
-    PyObject *module = PyModule_Create(&definition);
-#ifdef Py_GIL_DISABLED
-    if (module != nullptr) {
-        PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
-    }
-#endif
-    return module;
+    return create_module(&definition);
 }

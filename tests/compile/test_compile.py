@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from typing import List, Sequence
+from typing import List, Sequence, Set
 
 import pytest
 import support
@@ -260,15 +260,19 @@ def test_source_files_with_and_without_replaced_gilstate_share_one_copy(tmp_path
     check_parts(file)
 
 
+def exported(file: pathlib.Path) -> Set[str]:
+    """The names that a shared object gives to others."""
+    if shutil.which("nm") is None or sys.platform == "darwin":
+        pytest.skip("needs nm -D")
+    out = subprocess.run(["nm", "-D", "--defined-only", str(file)], check=True, stdout=subprocess.PIPE, text=True)
+    return {line.split()[-1] for line in out.stdout.splitlines()}
+
+
 @pytest.mark.parametrize("defines", [[], ["PEP788_ALWAYS"], ["PEP788_REPLACE_GILSTATE"]], ids=str)
 @pytest.mark.parametrize("parts", PARTS)
 def test_nothing_of_ours_is_exported(parts: str, defines, tmp_path) -> None:
     """A module that exported these names would give them to, or take them from, another one's copy."""
-    if shutil.which("nm") is None or sys.platform == "darwin":
-        pytest.skip("needs nm -D")
-    file = link([part for part in PARTS[parts] if part[0] != "c_use.c"], tmp_path, defines)
-    out = subprocess.run(["nm", "-D", "--defined-only", str(file)], check=True, stdout=subprocess.PIPE, text=True)
-    names = {line.split()[-1] for line in out.stdout.splitlines()}
+    names = exported(link([part for part in PARTS[parts] if part[0] != "c_use.c"], tmp_path, defines))
     own = {"PyInit_c_parts", "second_close", "second_count", "second_on_thread", "second_ensure"}
     assert own <= names
     ours = re.compile(r"pep788|PyInterpreter(Guard|View)|PyThreadState_(Ensure|Release)|PyGILState", re.IGNORECASE)

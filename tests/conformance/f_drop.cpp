@@ -4,6 +4,8 @@
 #include <Python.h>
 #include <pep788.h>
 
+#include "../module.h"
+
 #include <atomic>
 #include <cassert>
 #include <memory>
@@ -115,11 +117,5 @@ PyInit_f_drop(void)
     if (Pep788_Init() < 0 || (view = PyInterpreterView_FromCurrent()) == nullptr) {
         return nullptr;
     }
-    PyObject *module = PyModule_Create(&definition);
-#ifdef Py_GIL_DISABLED
-    if (module != nullptr) {
-        PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
-    }
-#endif
-    return module;
+    return create_module(&definition);
 }

@@ -3,6 +3,8 @@
 #include <Python.h>
 #include <pep788.h>
 
+#include "../module.h"
+
 #include <pthread.h>
 #include <unistd.h>
 
@@ -121,11 +123,5 @@ PyInit_frames(void)
     if (Pep788_Init() < 0) {
         return nullptr;
     }
-    PyObject *module = PyModule_Create(&definition);
-#ifdef Py_GIL_DISABLED
-    if (module != nullptr) {
-        PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
-    }
-#endif
-    return module;
+    return create_module(&definition);
 }

@@ -42,13 +42,17 @@ def example(label: str) -> str:
     return found.group(1)
 
 
+def build_example(file: str, text: str, **options) -> pathlib.Path:
+    # A name of its own for each content: the build is cached by path and content.
+    source = support.BUILD / "readme" / file
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text(text)
+    return support.build_extension(source.stem, [source], **options)
+
+
 @pytest.fixture(scope="module")
 def readme_module(tmp_path_factory) -> pathlib.Path:
-    # A name of its own for each content: the build is cached by path and content.
-    source = support.BUILD / "readme" / "readme.c"
-    source.parent.mkdir(parents=True, exist_ok=True)
-    source.write_text(example("C") + MODULE)
-    return support.build_extension("readme", [source])
+    return build_example("readme.c", example("C") + MODULE)
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -111,10 +115,7 @@ PyMODINIT_FUNC PyInit_readme_cpp(void)
 
 
 def test_Cpp_example_calls_back_and_refuses():
-    source = support.BUILD / "readme" / "readme_cpp.cpp"
-    source.parent.mkdir(parents=True, exist_ok=True)
-    source.write_text(example(r"C\+\+") + CPP_MODULE)
-    module = support.build_extension("readme_cpp", [source], language="c++", std="c++11")
+    module = build_example("readme_cpp.cpp", example(r"C\+\+") + CPP_MODULE, language="c++", std="c++11")
     result = support.run_child("import readme_cpp\nreadme_cpp.fire(lambda: print('called'))", path=[module]).check()
     assert (result.out, result.err) == ("called\n", "")
 
