@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import pathlib
 import shutil
@@ -54,9 +55,41 @@ class SetupError(Exception):
     """Nothing could be run; the message says what to do."""
 
 
+def run(
+    command: Sequence[str],
+    *,
+    runs: int = 100,
+    timeout: float = 10.0,
+    limit: float = 600.0,
+    amplify: bool = True,
+    status: int = 0,
+    seed: int | None = None,
+    jobs: int | None = None,
+) -> _report.Report:
+    """Run a command many times to its end, as ``pep788 stress`` does, and return the report.
+
+    ``timeout`` is in seconds from the moment that finalization begins, ``limit`` for a whole run.  ``report.failed``
+    says whether a run failed.  SetupError if the command cannot be run, ValueError for numbers that make no sense.
+    """
+    numbers = {"runs": runs, "jobs": jobs, "seed": seed, "timeout": timeout, "limit": limit}
+    for name, number in numbers.items():
+        if number is not None and not number > 0:  # also refuses nan
+            raise ValueError(f"{name} must be above 0, not {number}")
+    plan = Plan(
+        runs=runs,
+        jobs=jobs or default_jobs(),
+        seed=seed or default_seed(),
+        amplify=amplify,
+        limits=Limits(timeout, limit),
+        status=status,
+        embed=False,
+        stacks=True,
+        probe=find_probe(),
+    )
+    return _fill(plan, [Cell(_label(command), list(command))], compare=False, stream=None)
+
+
 def _stress(options: argparse.Namespace) -> int:
-    if sys.platform == "win32":
-        raise SetupError("needs POSIX: process groups, signals, LD_PRELOAD. Run it in a Linux container, or in WSL")
     plan = Plan(
         runs=options.runs,
         jobs=options.jobs,
@@ -69,22 +102,37 @@ def _stress(options: argparse.Namespace) -> int:
         probe=find_probe(),
     )
     cells = [Cell(label, words) for label, words in _columns(options)]
+    with _stopping():
+        report = _fill(plan, cells, options.compare, sys.stderr)
+    _write(report, options)
+    return INTERRUPTED if report.interrupted else FAILED if report.failed else OK
+
+
+def _fill(plan: Plan, cells: list[Cell], compare: bool, stream: TextIO | None) -> _report.Report:
+    """Do all runs.  With a ``stream``, for a person: progress goes there, and Ctrl-C ends it with the report so far."""
+    if sys.platform == "win32":
+        raise SetupError("needs POSIX: process groups, signals, LD_PRELOAD. Run it in a Linux container, or in WSL")
     began = time.monotonic()
-    progress = _Progress(cells, plan, sys.stderr)
+    progress = _Progress(cells, plan, stream)
     runner = Runner(plan, progress.tell)
     interrupted = False
-    with progress, _stopping():
+    with progress:
         for cell in cells:
             try:
                 runner.fill(cell)
             except KeyboardInterrupt:
+                if stream is None:
+                    raise
                 interrupted = True
                 break
             except OSError as error:
                 raise SetupError(f"{cell.argv[0]} cannot be run: {error.strerror or error}") from error
-    report = _report.Report(plan, cells, options.compare, interrupted, time.monotonic() - began)
-    _write(report, options)
-    return INTERRUPTED if interrupted else FAILED if report.failed else OK
+    return _report.Report(plan, cells, compare, interrupted, time.monotonic() - began)
+
+
+def default_jobs() -> int:
+    """As many at once as there are processors, but two."""
+    return max(2, os.cpu_count() or 2)
 
 
 def find_probe() -> pathlib.Path | None:
@@ -151,9 +199,10 @@ def _stopping() -> Iterator[None]:
 class _Progress:
     """Rates so far and the time left: a line that moves on a terminal, one a finished cell elsewhere."""
 
-    def __init__(self, cells: Sequence[Cell], plan: Plan, stream: TextIO) -> None:
+    def __init__(self, cells: Sequence[Cell], plan: Plan, stream: TextIO | None) -> None:
         self._total, self._runs = len(cells) * plan.runs, plan.runs
-        self._stream, self._live = stream, stream.isatty()
+        self._stream = stream or io.StringIO()
+        self._live = self._stream.isatty()
         self._done, self._began, self._shown = 0, time.monotonic(), 0.0
 
     def __enter__(self) -> _Progress:
@@ -233,7 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--runs", type=_count, default=100, metavar="N", help="processes a cell (default: 100)")
-    add("--jobs", type=_count, default=max(2, os.cpu_count() or 2), metavar="N", help="at once (default: processors)")
+    add("--jobs", type=_count, default=default_jobs(), metavar="N", help="at once (default: processors)")
     add("--python", dest="pythons", action="append", default=[], metavar="X", help="a version or a path in place of "
         "the command's python; repeat for more")  # fmt: skip
     add("--compare", action="store_true", help="two commands, before and after, and whether they differ")
