@@ -88,7 +88,7 @@ def as_text(report: Report, colours: bool = False) -> str:
 
 
 def ordered(cell: Cell) -> list[Group]:
-    return sorted(cell.groups.values(), key=lambda group: -len(group.runs))
+    return sorted(cell.groups, key=lambda group: -len(group.runs))
 
 
 def _table(report: Report, style: _Style) -> list[str]:
@@ -235,7 +235,7 @@ def as_junit(report: Report) -> str:
             root, "testsuite", name=f"pep788 stress: {cell.label}", tests=str(len(cell.runs)),
             failures=str(cell.failures), errors="0", time=f"{sum(run.seconds for run in cell.runs):.3f}",
         )  # fmt: skip
-        groups = {seed: group for group in cell.groups.values() for seed in group.runs}
+        groups = {seed: group for group in cell.groups for seed in group.runs}
         for run in sorted(cell.runs, key=lambda run: run.seed):
             case = ElementTree.SubElement(
                 suite, "testcase", classname=shlex.join(cell.argv), name=f"seed {run.seed}", time=f"{run.seconds:.3f}"

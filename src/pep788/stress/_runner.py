@@ -50,10 +50,19 @@ class Cell:
     argv: Sequence[str]
     python: str = ""
     runs: list[Run] = dataclasses.field(default_factory=list)
-    groups: dict[tuple[str, ...], Group] = dataclasses.field(default_factory=dict)
+    groups: list[Group] = dataclasses.field(default_factory=list)
 
     def count(self, verdict: str) -> int:
         return sum(run.verdict == verdict for run in self.runs)
+
+    def group_of(self, failure: Failure, ended: Ended) -> Group:
+        """The group of failures that look like this one; one whose stack is not known looks like all of its kind."""
+        for group in self.groups:
+            known = failure.frames and group.failure.frames
+            if group.failure.key == failure.key or (not known and group.failure.kind == failure.kind):
+                return group
+        self.groups.append(Group(failure, ended))
+        return self.groups[-1]
 
     @property
     def failures(self) -> int:
@@ -135,11 +144,16 @@ class Runner:
             if ended.records:
                 cell.python = cell.python or ended.records[0].python
             if failure is not None:
-                group = cell.groups.setdefault(failure.key, Group(failure, ended))
+                group = cell.group_of(failure, ended)
                 group.runs.append(ended.seed)
-                if ended.stacks and not group.sample.stacks:
+                if _tells_more(failure, ended, group):
                     group.failure, group.sample = failure, ended
             self._tell(cell)
+
+
+def _tells_more(failure: Failure, ended: Ended, group: Group) -> bool:
+    mine = (bool(ended.stacks), bool(failure.frames))
+    return mine > (bool(group.sample.stacks), bool(group.failure.frames))
 
 
 class _Wanted:

@@ -95,8 +95,12 @@ class Failure:
     advice: str
 
     @property
+    def kind(self) -> tuple[str, str]:
+        return (self.verdict, self.title)
+
+    @property
     def key(self) -> tuple[str, ...]:
-        return (self.verdict, self.title, *self.frames[:TOP_FRAMES])
+        return (*self.kind, *self.frames[:TOP_FRAMES])
 
 
 def judge(ended: Ended, expected: int) -> Optional[Failure]:
@@ -120,7 +124,8 @@ def top(frames: Sequence[str]) -> tuple[str, ...]:
     below = [frame for frame in frames[last + 1 :] if "(_probe" not in frame]
     while below and _UNWINDER.match(below[0]):
         below.pop(0)
-    return tuple(below)
+    named = next((at for at, frame in enumerate(below) if not frame.startswith("? ")), 0)
+    return tuple(below[named:])
 
 
 def _crash(ended: Ended, record: Optional[Record]) -> Failure:

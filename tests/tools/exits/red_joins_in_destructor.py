@@ -1,24 +1,23 @@
-"""A destructor that runs in module teardown waits for a daemon thread, which CPython has stopped by then."""
+"""A destructor that runs in module teardown waits for the answer of a daemon thread, which CPython has stopped by then."""
 
+import os
 import sys
 import threading
-import time
 import types
 
-asked, answered = threading.Event(), threading.Event()
+questions, ask = os.pipe()
+answers, answer = os.pipe()
 
 
 def serve():
-    while True:
-        if asked.is_set():
-            answered.set()
-        time.sleep(0.001)
+    while os.read(questions, 1):
+        os.write(answer, b"!")
 
 
 class Client:
-    def __del__(self, asked=asked, answered=answered):
-        asked.set()
-        answered.wait()
+    def __del__(self, write=os.write, ask=ask, read=os.read, answers=answers):
+        write(ask, b"?")
+        read(answers, 1)
 
 
 threading.Thread(target=serve, daemon=True).start()
