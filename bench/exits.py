@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Callable
 
 PROGRAM = [sys.executable, "-c", "import threading, atexit; atexit.register(int)"]
 RUNS = 20
@@ -37,7 +38,7 @@ def timed(argv: list[str]) -> float:
     return time.monotonic() - start
 
 
-WAYS = {
+WAYS: dict[str, Callable[[], float]] = {
     "shell loop": shell_loop,
     "pep788 stress --jobs 1 --no-amplify": lambda: stress("--jobs", "1", "--no-amplify"),
     "pep788 stress --jobs 1": lambda: stress("--jobs", "1"),

@@ -262,7 +262,8 @@ def test_the_pytest_plugin(package, tmp_path):
     (tmp_path / "test_them.py").write_text(TESTS)
     argv = [sys.executable, "-m", "pytest", "-p", "pep788.stress.pytest_plugin", "--strict-markers", "-q", "-rA"]
     argv += ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
-    result = support.run_child(argv, path=[package])
+    # An installed pep788 would load it as well, by its entry point.
+    result = support.run_child(argv, path=[package], env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
     out = result.out
     for name in ("test_good", "test_fixture"):
         assert re.search(rf"^PASSED .*test_them.py::{name}$", out, re.MULTILINE), result.describe()

@@ -77,7 +77,8 @@ def test_a_ctypes_pool_is_found(stress, pool, pause_us):
     for group in cell(report)["groups"]:
         if group["verdict"] == "lost":
             assert ("ended by CPython" in group["title"]) == KILLS
-            assert any("PyEval_RestoreThread" in frame or "PyGILState" in frame for frame in group["frames"])
+            # Killed while it attached, or at a switch of threads in the middle of its Python code.
+            assert any("PyEval_" in frame or "PyGILState_" in frame for frame in group["frames"]), group
             assert "pep788.h" in group["advice"]
 
 
