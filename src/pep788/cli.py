@@ -24,7 +24,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 TOOLS = {
     "demo": "show what happens to native threads at interpreter exit, old API and new",
-    "stress": "run a program many times to its end: how often it fails there, and why",
+    "stress": "run a program to its end many times: how often it fails, and why",
 }
 """Packages with a ``main(argv)``; all their options are their own, --help included."""
 
