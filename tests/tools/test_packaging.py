@@ -20,6 +20,7 @@ WHOLE = ["bench", "docs", "examples", "tests", "tools"]
 COPIED = ["pyproject.toml", "setup.py", "MANIFEST.in", "Makefile", "noxfile.py", "README.md", "LICENSE", "CHANGELOG.md"]
 COPIED += ["src", *(name for name in WHOLE if (support.REPO / name).is_dir())]
 PROGRAMS = support.REPO / "src" / "pep788" / "demo" / "programs"
+INJECTED = support.REPO / "src" / "pep788" / "stress" / "inject"
 # What a user needs, whatever else is there.
 IN_WHEEL = {
     "pep788/__init__.py",
@@ -31,6 +32,9 @@ IN_WHEEL = {
     "pep788/include/pep788.h",
     "pep788/include/pep788.hpp",
     "pep788/py.typed",
+    "pep788/stress/pytest_plugin.py",
+    *(f"pep788/stress/inject/{path.name}" for path in INJECTED.glob("*.py")),
+    *(["pep788/stress/_probe" + str(sysconfig.get_config_var("EXT_SUFFIX"))] if sys.platform == "linux" else []),
     "pep788/vendor.py",
     "pep788/_core" + str(sysconfig.get_config_var("EXT_SUFFIX")),
 }
