@@ -164,7 +164,7 @@ class _Ctypes:
         return str(self._result.__name__)
 
     def address(self) -> int:
-        return ctypes.cast(self._function, ctypes.c_void_p).value or 0
+        return int.from_bytes(bytes(self._function), sys.byteorder)  # ctypes.cast would make it part of a cycle
 
     def abi(self) -> int:
         return DEFAULT_ABI if self._type._flags_ & _CDECL else STDCALL_ABI
@@ -182,16 +182,18 @@ class _Ctypes:
         result = self._result
         if isinstance(on_closed, result):
             return on_closed
-        if on_closed is None and _describe_ctype(result) == "pointer":
+        is_pointer = _describe_ctype(result) == "pointer"
+        if on_closed is None and is_pointer:
             return result()
-        if issubclass(result, ctypes.Structure):
-            return result(*on_closed)
         if issubclass(result, _FunctionPointer):
             raise TypeError(f"on_closed must be a {result.__name__} or None, not {on_closed!r}")
-        value = result(on_closed)
-        if isinstance(on_closed, int) and not isinstance(on_closed, bool) and "int" in _describe_ctype(result):
-            if value.value != on_closed:
-                raise OverflowError(f"on_closed={on_closed!r} does not fit into {result.__name__}")
+        try:
+            value = result(*on_closed) if issubclass(result, ctypes.Structure) else result(on_closed)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"on_closed={on_closed!r} cannot be made a {result.__name__}: {error}") from None
+        made = getattr(value, "value", None)
+        if isinstance(on_closed, int) and isinstance(made, int) and made != on_closed and not is_pointer:
+            raise OverflowError(f"on_closed={on_closed!r} does not fit into {result.__name__}")
         return value
 
     def wrap(self, pointer: Pointer) -> Any:

@@ -1,0 +1,219 @@
+"""pep788.callback at the end of Python: calls in flight finish, late ones get their answer, no thread is lost.
+
+Each test is RED with the plain callback of ctypes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+import support
+from calling import child, needs_ffi
+
+pytestmark = needs_ffi
+
+WRAPS = {
+    "ours": "pep788.callback({plain}, on_closed=-7)",
+    "kept": "pep788.callback({plain}, on_closed=-7, keep_thread_state=True)",
+}
+PATIENCE = 60_000  # ms: never reached
+NO_PATIENCE = 1_000  # ms: what is lost after the end stays lost
+
+POOL = """
+begun = (ctypes.c_int * 4).in_dll(library, "begun")
+ended = (ctypes.c_int * 4).in_dll(library, "ended")
+flowing = threading.Event()
+
+@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)
+def plain(number):
+    begun[number] += 1
+    sum(range(2000))            # gives the interpreter reason to switch threads
+    ended[number] += 1
+    if ended[number] == 50:
+        flowing.set()
+    return number
+"""
+CLEAN = "lost 0 wrong 0 cut 0 unreturned 0 called 1\n"
+
+
+def pool(wrap: str, patience: int, *, pause: int = 0, end: str = "") -> support.Result:
+    run = f"pointer = {wrap}\nlibrary.start_pool(pointer, {patience}, {pause})\nflowing.wait()\n{end}"
+    return child(POOL + run, timeout=120)
+
+
+def test_shutdown_RED_a_plain_callback_loses_threads_or_crashes():
+    result = pool("plain", NO_PATIENCE)
+    assert result.returncode != 0 or result.out != CLEAN, result.describe()
+
+
+ENDS = {
+    "of the script": "",
+    "by sys.exit": "sys.exit(0)",
+    "by an exception": "raise SystemExit",
+    "by dropping the pointer": "del pointer",
+}
+
+
+@pytest.mark.parametrize("wrap, end", [*(("ours", end) for end in ENDS), ("kept", "of the script")])
+def test_shutdown_pool(wrap: str, end: str):
+    for pause in (0, 200):
+        result = pool(WRAPS[wrap].format(plain="plain"), PATIENCE, pause=pause, end=ENDS[end]).check()
+        assert (result.out, result.err) == (CLEAN, "")
+
+
+def test_shutdown_calls_in_flight_finish():
+    """The script ends when a call has begun; the call goes on when the end has begun, and returns its own value."""
+    code = """
+inside, ending = threading.Event(), threading.Event()
+
+class End:
+    # A non-daemon thread is joined at the end: it sees the main thread come there.
+    def run(self):
+        threading.main_thread().join()
+        ending.set()
+
+@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)
+def plain(number):
+    inside.set()
+    ending.wait()
+    for _ in range(20):
+        threading.Event().wait(0.001)    # lets go of the GIL: here a plain callback would be cut
+    print("finished", flush=True)
+    return number * 2
+
+threading.Thread(target=End().run).start()
+pointer = {wrap}
+library.begin_call(pointer, 21)
+library.start_pool({idle}, {patience}, 100)
+inside.wait()
+"""
+    # The pool is there to hold the process, after the end, until its threads have their answers.
+    idle = "pep788.callback(type(plain)(lambda n: n), on_closed=-7)"
+    code = code.replace("library.start_pool({idle}", "idle = {idle}\nlibrary.start_pool(idle")
+    green = child(code.format(wrap=WRAPS["ours"].format(plain="plain"), idle=idle, patience=PATIENCE)).check()
+    assert "finished\n" in green.out
+    red = child(code.format(wrap="plain", idle=idle, patience=PATIENCE), timeout=10)
+    assert "finished\n" not in red.out, red.describe()
+
+
+def test_shutdown_every_kind_of_answer_after_the_end():
+    """The C library asks from exit(), when there is no Python any more."""
+    result = child("""
+from ctypes import *
+kinds = {"sint8": (c_int8, -3), "uint16": (c_uint16, 65000), "sint": (c_int, -70000), "sint64": (c_int64, -2**40),
+         "one": (c_float, 1.5), "two": (c_double, -2.5), "three": (c_longdouble, 3.5), "text": (c_char_p, b"late"),
+         "wide": (c_wchar_p, "later"), "pointer": (c_void_p, 4096)}
+kept = []
+def ran(*args):
+    print("ran after the end")
+for name, (kind, value) in kinds.items():
+    kept.append(pep788.callback(CFUNCTYPE(kind, kind)(ran), on_closed=value))
+    getattr(library, "late_" + name)(kept[-1])
+kept.append(pep788.callback(CFUNCTYPE(None, c_int)(ran)))
+library.late_nothing(kept[-1])
+library.ask_at_exit()
+""").check()
+    assert (result.out, result.err) == ("-3 65000 -70000 -1099511627776 1.5 -2.5 3.5 late later 0x1000\n", "")
+
+
+def test_shutdown_the_finalizing_thread_calls_itself():
+    """From a destructor while modules are torn down: too late, as on any other thread; and before it: as ever."""
+    result = child("""
+from ctypes import *
+caller = library.call_sint32
+caller.argtypes, caller.restype = [CFUNCTYPE(c_int, c_int), c_int], c_int
+def function(number, write=sys.stdout.write):
+    write("called %d\\n" % number)
+    return number
+pointer = pep788.callback(CFUNCTYPE(c_int, c_int)(function), on_closed=-7)
+class Late:
+    def __del__(self, caller=caller, pointer=pointer, write=sys.stdout.write):
+        write("%d\\n" % caller(pointer, 2))
+sys.late = Late()
+assert caller(pointer, 1) == 1
+""").check()
+    assert result.lines() == ["called 1", "-7"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_shutdown_in_the_child_of_a_fork():
+    """A call is in flight in the parent; the child calls, drops the pointer and ends."""
+    result = child("""
+import os, warnings
+warnings.simplefilter("ignore", DeprecationWarning)     # 3.12: a thread is there at the fork
+inside, go_on = threading.Event(), threading.Event()
+@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)
+def plain(number):
+    if number == 1:
+        inside.set()
+        go_on.wait()
+    return number + 1
+pointer = pep788.callback(plain, on_closed=-7)
+library.begin_call(pointer, 1)
+inside.wait()
+pid = os.fork()
+if pid == 0:
+    assert library.call_on_thread(pointer, 5) == 6
+    del pointer
+    fresh = pep788.callback(plain, on_closed=-7)
+    assert library.call_on_thread(fresh, 6) == 7
+    sys.exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+go_on.set()
+print(library.end_call())
+""").check()
+    assert result.out == "2\n"
+
+
+SUBINTERPRETER = """
+try:
+    import _interpreters as interpreters
+    make = lambda: interpreters.create("legacy")
+    def run(interpreter, code):
+        failure = interpreters.exec(interpreter, code)
+        assert failure is None, failure
+except ImportError:
+    import _xxsubinterpreters as interpreters
+    make = lambda: interpreters.create({isolated})
+    run = interpreters.run_string
+interpreter = make()
+run(interpreter, {code!r})
+"""
+
+
+def test_shutdown_of_a_subinterpreter():
+    """The call runs in the interpreter that made the pointer, and is refused when that has ended; RED without us:
+    a plain callback runs in the main interpreter's thread state."""
+    if support.DEBUG_BUILD and sys.version_info < (3, 12):
+        pytest.skip("debug builds of these versions have no second interpreter with ctypes")
+    isolated = "isolated=False" if sys.version_info >= (3, 12) else ""
+    inner = """
+import ctypes, sys
+sys.path[:0] = PATH
+import pep788
+mark = "inner"
+library = ctypes.CDLL(LIBRARY)
+def function(number):
+    return number + 1 if mark == "inner" and sys.modules["__main__"].__dict__.get("mark") == "inner" else -1
+pointer = pep788.callback(ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(function), on_closed=-7)
+if library.call_on_thread(pointer, 20) != 21:
+    raise SystemExit("ran in another interpreter")
+address = int.from_bytes(bytes(pointer), sys.byteorder)
+import os
+os.write(1, b"%d\\n" % address)
+"""
+    code = (
+        "import os\nread, write = os.pipe()\n"
+        + SUBINTERPRETER.format(isolated=isolated, code="PLACE")
+        .replace("'PLACE'", f"inner.replace('os.write(1', 'os.write(%d' % write)")
+        .replace("interpreter = make()", f"inner = 'PATH, LIBRARY = %r, %r' % (sys.path, library._name) + {inner!r}\ninterpreter = make()")
+        + """
+address = int(os.read(read, 100))
+interpreters.destroy(interpreter)
+late = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(address)
+print(library.call_on_thread(late, 20))
+"""
+    )
+    assert child(code).check().out == "-7\n"
