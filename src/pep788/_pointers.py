@@ -197,8 +197,10 @@ class _Ctypes:
         return value
 
     def wrap(self, pointer: Pointer) -> Any:
-        wrapped = self._type(pointer.address)
-        wrapped._pep788_pointer = pointer
+        # Made by cast it has a dict of what it keeps alive, which a structure or array it is stored in then shares.
+        wrapped = ctypes.cast(ctypes.c_void_p(pointer.address), self._type)
+        wrapped._objects.clear()  # the c_void_p, which keeps that dict: a cycle
+        wrapped._objects["pep788"] = pointer
         return wrapped
 
 

@@ -128,6 +128,28 @@ call_on_thread(tick function, int number)
     return end_call();
 }
 
+/* The last of a number of calls on one other thread. */
+static void *
+make_calls(void *unused)
+{
+    int times = call.number;
+    for (int i = 0; i < times; i++) {
+        call.number = call.function(i);
+    }
+    return unused;
+}
+
+int
+call_often(tick function, int times)
+{
+    call.function = function;
+    call.number = times;
+    if (pthread_create(&call.thread, NULL, make_calls, NULL) != 0) {
+        abort();
+    }
+    return end_call();
+}
+
 /* --- every kind of result, asked for after the end of Python ---------------------------------------------------- */
 
 typedef struct { float x, y; } small;
