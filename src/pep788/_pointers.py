@@ -56,7 +56,7 @@ def _translator(c_callback: Any) -> Any:
         return _Ctypes(c_callback)
     backend = sys.modules.get("_cffi_backend")
     if backend is not None and isinstance(c_callback, backend._CDataBase):
-        return _Cffi(c_callback, backend.FFI())
+        return _Cffi(c_callback, backend)
     raise TypeError(
         f"c_callback must be a function pointer of ctypes, such as ctypes.CFUNCTYPE(...)(function), or of cffi, "
         f"not {c_callback!r}"
@@ -254,17 +254,19 @@ _CFFI_CHARACTERS = ("char", "wchar_t", "char16_t", "char32_t", "_Bool")
 
 
 class _Cffi:
-    def __init__(self, function: Any, ffi: Any) -> None:
+    def __init__(self, function: Any, backend: Any) -> None:
         self._function = function
-        self._ffi = ffi
-        self._type = ffi.typeof(function)
+        self._backend = backend
+        self._ffi = backend.FFI()
+        self._type = self._ffi.typeof(function)
         if self._type.kind != "function":
             raise TypeError(f"c_callback must be a function pointer, not {function!r}")
-        if self._type.ellipsis:
-            raise TypeError(f"{self._type.cname!r} takes any number of arguments: libffi cannot make such a function")
 
     def describe(self) -> Tuple[Description, Tuple[Description, ...]]:
-        return self._describe(self._type.result), tuple(map(self._describe, self._type.args))
+        described = self._describe(self._type.result), tuple(map(self._describe, self._type.args))
+        if self._type.ellipsis:  # also of what cffi cannot call: the types have told why by now
+            raise TypeError(f"{self._type.cname!r} takes any number of arguments: libffi cannot make such a function")
+        return described
 
     def result_name(self) -> str:
         return str(self._type.result.cname)
@@ -277,9 +279,13 @@ class _Cffi:
 
     def answer(self, on_closed: Any) -> _Answer:
         result = self._type.result
-        if result.kind == "pointer" and on_closed is None:
+        if result.kind in ("pointer", "function") and on_closed is None:
             on_closed = self._ffi.NULL
-        return _Answer(bytes(self._ffi.buffer(self._ffi.new(self._ffi.getctype(result, "*"), on_closed))))
+        try:
+            value = self._ffi.new(self._backend.new_pointer_type(result), on_closed)
+        except TypeError as error:
+            raise TypeError(f"on_closed={on_closed!r} cannot be made a {result.cname!r}: {error}") from None
+        return _Answer(bytes(self._ffi.buffer(value)))
 
     def wrap(self, pointer: Pointer) -> Any:
         address = self._ffi.cast(self._type, pointer.address)
