@@ -146,7 +146,8 @@ class _Ctypes:
         self._type = type(function)
         if getattr(self._type, "_argtypes_", None) is None:
             raise TypeError(
-                f"{function!r} does not tell its parameters: make it with ctypes.CFUNCTYPE(...), or cast it to such a type"
+                f"{function!r} does not tell its parameters: make it with ctypes.CFUNCTYPE(...), "
+                f"or cast it to such a type"
             )
         self._result = self._type._restype_
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import support
-from calling import child, needs_ffi
+from calling import child, library, needs_ffi
 
 pytestmark = needs_ffi
 
@@ -170,50 +170,42 @@ print(library.end_call())
 SUBINTERPRETER = """
 try:
     import _interpreters as interpreters
-    make = lambda: interpreters.create("legacy")
-    def run(interpreter, code):
-        failure = interpreters.exec(interpreter, code)
-        assert failure is None, failure
+    interpreter = interpreters.create("legacy")
 except ImportError:
     import _xxsubinterpreters as interpreters
-    make = lambda: interpreters.create({isolated})
-    run = interpreters.run_string
-interpreter = make()
-run(interpreter, {code!r})
-"""
-
-
-def test_shutdown_of_a_subinterpreter():
-    """The call runs in the interpreter that made the pointer, and is refused when that has ended; RED without us:
-    a plain callback runs in the main interpreter's thread state."""
-    if support.DEBUG_BUILD and sys.version_info < (3, 12):
-        pytest.skip("debug builds of these versions have no second interpreter with ctypes")
-    isolated = "isolated=False" if sys.version_info >= (3, 12) else ""
-    inner = """
-import ctypes, sys
-sys.path[:0] = PATH
-import pep788
-mark = "inner"
-library = ctypes.CDLL(LIBRARY)
-def function(number):
-    return number + 1 if mark == "inner" and sys.modules["__main__"].__dict__.get("mark") == "inner" else -1
-pointer = pep788.callback(ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(function), on_closed=-7)
-if library.call_on_thread(pointer, 20) != 21:
-    raise SystemExit("ran in another interpreter")
-address = int.from_bytes(bytes(pointer), sys.byteorder)
-import os
-os.write(1, b"%d\\n" % address)
-"""
-    code = (
-        "import os\nread, write = os.pipe()\n"
-        + SUBINTERPRETER.format(isolated=isolated, code="PLACE")
-        .replace("'PLACE'", f"inner.replace('os.write(1', 'os.write(%d' % write)")
-        .replace("interpreter = make()", f"inner = 'PATH, LIBRARY = %r, %r' % (sys.path, library._name) + {inner!r}\ninterpreter = make()")
-        + """
-address = int(os.read(read, 100))
+    interpreter = interpreters.create(**OPTIONS)
+run = getattr(interpreters, "exec", interpreters.run_string)
+failure = run(interpreter, INNER)
+assert failure is None, failure
+with open(FILE) as file:
+    address = int(file.read())
 interpreters.destroy(interpreter)
 late = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(address)
 print(library.call_on_thread(late, 20))
 """
-    )
-    assert child(code).check().out == "-7\n"
+INNER = """
+import ctypes, sys
+sys.path.insert(0, PACKAGE)
+import pep788
+library = ctypes.CDLL(LIBRARY)
+home = sys.modules          # each interpreter has its own
+def function(number):
+    import sys
+    return number + (sys.modules is home)
+pointer = pep788.callback(ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(function), on_closed=-7)
+assert library.call_on_thread(pointer, 20) == 21, "it ran in another interpreter"
+with open(FILE, "w") as file:
+    file.write(str(int.from_bytes(bytes(pointer), sys.byteorder)))
+"""
+
+
+def test_shutdown_of_a_subinterpreter(tmp_path):
+    """The call runs in the interpreter that made the pointer, and is late when that one has ended."""
+
+    def with_values(code: str, **values: object) -> str:
+        return "".join(f"{name} = {value!r}\n" for name, value in values.items()) + code
+
+    file = str(tmp_path / "address")
+    inner = with_values(INNER, PACKAGE=str(support.build_package()), LIBRARY=str(library()), FILE=file)
+    options = {"isolated": False} if sys.version_info >= (3, 12) else {}
+    assert child(with_values(SUBINTERPRETER, INNER=inner, FILE=file, OPTIONS=options)).check().out == "-7\n"

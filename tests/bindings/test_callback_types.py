@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import pytest
-import support
 from calling import child, needs_ffi
 
 pytestmark = needs_ffi
