@@ -1,4 +1,4 @@
-"""The C extensions; everything else is in pyproject.toml."""
+"""The C extensions and the probe of `pep788 stress`; everything else is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from setuptools.errors import CompileError
 
 # pthread: glibc before 2.34 keeps the thread functions in a library of its own.
 FLAGS: list[str] = [] if sys.platform == "win32" else ["-pthread"]
-# Python guards promise more than the native API (fork, reports, no starvation), so they never use it.
-MACROS: list[tuple[str, str | None]] = [("PEP788_ALWAYS", "1")]
 
 
-def extension(name: str, compile_flags: list[str], link_flags: list[str]) -> Extension:
+def with_header(name: str, compile_flags: list[str], link_flags: list[str]) -> Extension:
     return Extension(
         f"pep788.{name}",
         sources=[f"src/pep788/{name}.c"],
         include_dirs=["src/pep788/include"],
         depends=["src/pep788/include/pep788.h"],
-        define_macros=MACROS,
+        # Python guards promise more than the native API (fork, reports, no starvation),
+        # so they never use it.
+        define_macros=[("PEP788_ALWAYS", "1")],
         extra_compile_args=FLAGS + compile_flags,
         extra_link_args=FLAGS + link_flags,
     )
 
 
-def pkg_config(option: str) -> list[str] | None:
-    """What pkg-config says about libffi; None if it does not know it."""
+def pkg_config(option: str) -> list[str]:
+    """What pkg-config says about libffi; nothing if it does not know it."""
     program = shutil.which("pkg-config")
     if program is None:
-        return None
+        return []
     done = subprocess.run([program, option, "libffi"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return shlex.split(done.stdout) if done.returncode == 0 else None
+    return shlex.split(done.stdout) if done.returncode == 0 else []
 
 
-FFI_COMPILE = pkg_config("--cflags") or []
+FFI_COMPILE = pkg_config("--cflags")
 FFI_LINK = pkg_config("--libs") or (["ffi.lib"] if sys.platform == "win32" else ["-lffi"])
 FFI_PROBE = """
 #if defined(__has_include) && !__has_include(<ffi.h>)
@@ -49,7 +49,20 @@ FFI_PROBE = """
 #include <ffi.h>
 #endif
 """
-CALLBACK = extension("_callback", FFI_COMPILE, FFI_LINK)
+CALLBACK = with_header("_callback", FFI_COMPILE, FFI_LINK)
+EXTENSIONS = [with_header("_core", [], []), CALLBACK]
+if sys.platform == "linux":
+    # No module: a library for LD_PRELOAD, which must not need Python. -fexceptions: pthread_exit unwinds through it.
+    EXTENSIONS.append(
+        Extension(
+            "pep788.stress._probe",
+            sources=["src/pep788/stress/_probe.c"],
+            libraries=["dl"],
+            extra_compile_args=[*FLAGS, "-std=c11", "-fexceptions"],
+            extra_link_args=FLAGS,
+            optional=True,  # stress works without it, and says what it then cannot see
+        )
+    )
 
 
 class Build(build_ext):
@@ -72,4 +85,4 @@ class Build(build_ext):
         return True
 
 
-setup(ext_modules=[extension("_core", [], []), CALLBACK], cmdclass={"build_ext": Build})
+setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": Build})

@@ -27,7 +27,6 @@ import pytest
 REPO = pathlib.Path(__file__).resolve().parent.parent
 # PEP788_TEST_INCLUDE lets the tests themselves be developed against another header.
 INCLUDE = pathlib.Path(os.environ.get("PEP788_TEST_INCLUDE") or REPO / "src" / "pep788" / "include")
-PACKAGE = REPO / "src" / "pep788"
 BUILD = pathlib.Path(os.environ.get("PEP788_TEST_BUILD") or REPO / "build" / "tests")
 
 HAS_NATIVE = sys.version_info >= (3, 15)
@@ -114,30 +113,9 @@ def build_program(
     return _build(name, sources, defines, language, std, list(extra), [*ldflags, *_libpython_flags()])
 
 
-def build_library(name: str, sources: Iterable[Union[str, pathlib.Path]], *, ldflags: Sequence[str] = ()) -> pathlib.Path:
+def build_library(name: str, sources: Iterable[Union[str, pathlib.Path]]) -> pathlib.Path:
     """Build a shared library that knows nothing of Python; returns its path."""
-    return _build(name + ".so", sources, [], "c", None, ["-shared", "-fPIC"], list(ldflags))
-
-
-def build_package() -> pathlib.Path:
-    """Folder to put on the path so that `import pep788` finds this tree, not an installed copy."""
-    built = [build_extension("_core", [PACKAGE / "_core.c"], defines=["PEP788_ALWAYS"])]
-    if has_ffi():
-        built.append(build_extension("_callback", [PACKAGE / "_callback.c"], defines=["PEP788_ALWAYS"], ldflags=["-lffi"]))
-    files = [*sorted(PACKAGE.glob("*.py")), *sorted(PACKAGE.glob("*.pyi")), PACKAGE / "py.typed"]
-    seen = hashlib.sha256(" ".join(folder.name for folder in built).encode())
-    for path in files:
-        seen.update(path.name.encode() + path.read_bytes())
-    folder = BUILD / f"package-{seen.hexdigest()[:16]}"
-    if not folder.is_dir():
-        scratch = pathlib.Path(tempfile.mkdtemp(prefix="package-", dir=BUILD))
-        target = scratch / "pep788"
-        target.mkdir()
-        for path in [*files, *(module for folder in built for module in folder.iterdir())]:
-            shutil.copy(path, target)
-        shutil.copytree(INCLUDE, target / "include")
-        _publish(scratch, folder)
-    return folder
+    return _build(name + ".so", sources, [], "c", None, ["-shared", "-fPIC"], [])
 
 
 @functools.lru_cache(maxsize=None)

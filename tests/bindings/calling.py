@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import pathlib
+import shutil
+import tempfile
 import textwrap
 
 import pytest
@@ -11,6 +14,7 @@ import support
 
 needs_ffi = pytest.mark.skipif(not support.has_ffi(), reason="libffi's headers are not installed: no pep788.callback")
 
+SOURCE = support.REPO / "src" / "pep788"
 PRELUDE = """
 import ctypes, gc, sys, threading
 import pep788
@@ -24,10 +28,31 @@ def address_of(pointer):
 
 
 @functools.lru_cache(maxsize=None)
+def package() -> pathlib.Path:
+    """Folder to put on the path so that `import pep788` finds this tree, not an installed copy."""
+    modules = [
+        support.build_extension("_core", [SOURCE / "_core.c"], defines=["PEP788_ALWAYS"]),
+        support.build_extension("_callback", [SOURCE / "_callback.c"], defines=["PEP788_ALWAYS"], ldflags=["-lffi"]),
+    ]
+    files = [*sorted(SOURCE.glob("*.py")), *(path for folder in modules for path in folder.iterdir())]
+    seen = hashlib.sha256()
+    for path in files:
+        seen.update(str(path).encode() + path.read_bytes())
+    folder = support.BUILD / f"callback-package-{seen.hexdigest()[:16]}"
+    if not folder.is_dir():
+        scratch = pathlib.Path(tempfile.mkdtemp(prefix="callback-package-", dir=support.BUILD))
+        (scratch / "pep788").mkdir()
+        for path in files:
+            shutil.copy(path, scratch / "pep788")
+        support._publish(scratch, folder)
+    return folder
+
+
+@functools.lru_cache(maxsize=None)
 def library() -> pathlib.Path:
     return support.build_library("callback", [pathlib.Path(__file__).with_name("callback.c")])
 
 
 def child(code: str, **options: object) -> support.Result:
     prelude = PRELUDE.format(library=str(library()))
-    return support.run_child(prelude + textwrap.dedent(code), path=[support.build_package()], **options)  # type: ignore[arg-type]
+    return support.run_child(prelude + textwrap.dedent(code), path=[package()], **options)  # type: ignore[arg-type]

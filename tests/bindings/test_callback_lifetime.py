@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import support
-from calling import child, needs_ffi
+from calling import child, needs_ffi, package
 
 pytestmark = needs_ffi
 
@@ -261,5 +261,5 @@ assert hooked == [ZeroDivisionError]
 def test_lifetime_importing_pep788_does_not_load_ctypes():
     child("").check()  # the prelude itself works
     code = "import sys\nbefore = set(sys.modules)\nimport pep788\nprint(sorted(set(sys.modules) - before))"
-    result = support.run_child(code, path=[support.build_package()]).check()
+    result = support.run_child(code, path=[package()]).check()
     assert "ctypes" not in result.out and "typing" not in result.out and "_callback" not in result.out

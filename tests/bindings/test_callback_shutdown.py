@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import support
-from calling import child, library, needs_ffi
+from calling import child, library, needs_ffi, package
 
 pytestmark = needs_ffi
 
@@ -206,6 +206,6 @@ def test_shutdown_of_a_subinterpreter(tmp_path):
         return "".join(f"{name} = {value!r}\n" for name, value in values.items()) + code
 
     file = str(tmp_path / "address")
-    inner = with_values(INNER, PACKAGE=str(support.build_package()), LIBRARY=str(library()), FILE=file)
+    inner = with_values(INNER, PACKAGE=str(package()), LIBRARY=str(library()), FILE=file)
     options = {"isolated": False} if sys.version_info >= (3, 12) else {}
     assert child(with_values(SUBINTERPRETER, INNER=inner, FILE=file, OPTIONS=options)).check().out == "-7\n"
