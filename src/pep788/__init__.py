@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def callback(
-    c_callback: _Function, *, on_closed: object = ..., keep_thread_state: bool = False, forever: bool = False
+    c_callback: _Function, *, on_closed: object = ..., keep_thread_state: bool | None = None, forever: bool = False
 ) -> _Function:
     """Return a native function pointer like `c_callback` that may be called on any thread, at any time.
 
@@ -43,7 +43,8 @@ def callback(
     `c_callback` runs; one that comes when the interpreter is finalizing, or gone, returns `on_closed` and touches
     nothing of Python.  `on_closed` may only be left out if the function returns nothing.
 
-    `keep_thread_state`: native threads keep their thread state between calls, which is faster if they call often.
+    `keep_thread_state`: whether native threads keep their thread state between calls, which is much faster if they
+    call often.  By default it is as without pep788: kept with cffi, a fresh one for each call with ctypes.
     `forever`: never free the function, for C libraries that cannot be told to stop calling.  Otherwise keep the
     returned object for as long as they may call it.
     """

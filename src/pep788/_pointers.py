@@ -32,7 +32,7 @@ class _Answer(NamedTuple):
     text: Optional[bytes] = None
 
 
-def callback(c_callback: Any, on_closed: object, keep_thread_state: bool, forever: bool) -> Any:
+def callback(c_callback: Any, on_closed: object, keep_thread_state: Optional[bool], forever: bool) -> Any:
     """See `pep788.callback`, which has the defaults."""
     translator = _translator(c_callback)
     result, parameters = translator.describe()
@@ -45,7 +45,7 @@ def callback(c_callback: Any, on_closed: object, keep_thread_state: bool, foreve
         parameters=parameters,
         answer=answer.value,
         text=answer.text,
-        keep_thread_state=keep_thread_state,
+        keep_thread_state=translator.keeps_thread_state if keep_thread_state is None else keep_thread_state,
         forever=forever,
     )
     return translator.wrap(pointer)
@@ -141,6 +141,8 @@ _CTYPES_SIGNED = "bhilqcuv"  # plain char and wchar_t as in ctypes itself
 
 
 class _Ctypes:
+    keeps_thread_state = False
+
     def __init__(self, function: Any) -> None:
         self._function = function
         self._type = type(function)
@@ -255,6 +257,8 @@ _CFFI_CHARACTERS = ("char", "wchar_t", "char16_t", "char32_t", "_Bool")
 
 
 class _Cffi:
+    keeps_thread_state = True  # as cffi itself does
+
     def __init__(self, function: Any, backend: Any) -> None:
         self._function = function
         self._backend = backend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 
 import pytest
 import support
@@ -33,6 +34,7 @@ ffi.cdef('''
     int call_on_thread(tick function, int number);
     void begin_call(tick function, int number);
     int end_call(void);
+    int call_often(tick function, int times);
     extern int begun[4], ended[4];
 ''')
 lib = ffi.dlopen(library._name)
@@ -151,7 +153,7 @@ lib.start_pool(pointer, PATIENCE, 0)
 flowing.wait()
 """
     clean = "lost 0 wrong 0 cut 0 unreturned 0 called 1\n"
-    for wrap in ("pep788.callback(plain, on_closed=-7)", "pep788.callback(plain, on_closed=-7, keep_thread_state=True)"):
+    for wrap in ("pep788.callback(plain, on_closed=-7)", "pep788.callback(plain, on_closed=-7, keep_thread_state=False)"):
         green = child(CFFI + code.replace("WRAP", wrap).replace("PATIENCE", "60000")).check()
         assert (green.out, green.err) == (clean, "")
     red = child(CFFI + code.replace("WRAP", "plain").replace("PATIENCE", "1000"))
@@ -190,6 +192,23 @@ gone = weakref.ref(stream)
 del stream
 gc.collect()
 assert gone() is None
+"""
+    ).check()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere states may not be kept: docs/limits.md")
+def test_cffi_thread_states_are_kept_as_by_cffi_itself():
+    child(
+        CFFI
+        + """
+local = threading.local()
+@ffi.callback("tick")
+def plain(number):
+    local.calls = getattr(local, "calls", 0) + 1
+    return local.calls
+assert lib.call_often(plain, 10) == 10
+assert lib.call_often(pep788.callback(plain, on_closed=-7), 10) == 10
+assert lib.call_often(pep788.callback(plain, on_closed=-7, keep_thread_state=False), 10) == 1
 """
     ).check()
 
