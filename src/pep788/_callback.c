@@ -114,23 +114,23 @@ rest(Record *self)
     /* All of them have a thread inside: this one is leaked. */
 }
 
-/* By the one thread that retired it. */
+/* By the one thread that retired it. No guard is open while the owner's destructors
+   run: they may end the process. */
 static void
 retire(Record *self, int attached)
 {
     PyObject *owner = self->owner;
-    PyInterpreterGuard *guard = PyInterpreterGuard_FromView(self->view);
     self->owner = NULL;
-    if (attached) {
-        Py_DECREF(owner);
-    }
-    else {
+    if (!attached) {
         Pep788_DropRef(self->view, owner);
+        owner = NULL;
     }
+    PyInterpreterGuard *guard = PyInterpreterGuard_FromView(self->view);
     if (guard != NULL) {
         rest(self);
         PyInterpreterGuard_Close(guard);
     }
+    Py_XDECREF(owner);
 }
 
 /* One call less, or the Pointer gone. */
@@ -365,6 +365,7 @@ widen(const ffi_type *result, const char *bytes, ffi_arg *wide)
         WIDENED(int32_t, bytes, wide);
         return 1;
     case FFI_TYPE_UINT32:
+    case FFI_TYPE_POINTER:
         WIDENED(uint32_t, bytes, wide);
         return 1;
     default:
