@@ -1,6 +1,7 @@
 /* A C library that calls back, on threads of its own and after the end of Python. It knows nothing of Python. */
 
 #include <complex.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -125,6 +126,27 @@ int
 call_on_thread(tick function, int number)
 {
     begin_call(function, number);
+    return end_call();
+}
+
+/* errno as the caller finds it, on one other thread. */
+static void *
+look_at_errno(void *unused)
+{
+    errno = call.number;
+    call.function(0);
+    call.number = errno;
+    return unused;
+}
+
+int
+errno_after(tick function, int before)
+{
+    call.function = function;
+    call.number = before;
+    if (pthread_create(&call.thread, NULL, look_at_errno, NULL) != 0) {
+        abort();
+    }
     return end_call();
 }
 

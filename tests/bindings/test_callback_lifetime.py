@@ -87,12 +87,13 @@ def function(number):
     inside.set()
     go_on.wait()
     return number + 1
-gone = weakref.ref(function)
-pointer = make(function)
+plain = INT(function)
+gone = weakref.ref(plain)
+pointer = pep788.callback(plain, on_closed=-7)
 address = address_of(pointer)
 library.begin_call(pointer, 1)
 inside.wait()
-del function, pointer
+del function, plain, pointer
 gc.collect()
 assert gone() is not None
 assert INT(address)(5) == -7        # dropped: late, though a call is inside
@@ -111,13 +112,16 @@ pointers = []
 def function(number):
     pointers.clear()
     gc.collect()
+    seen.append(gone() is not None)
     return number + 1
-gone = weakref.ref(function)
-pointers.append(make(function))
+plain = INT(function)
+gone = weakref.ref(plain)
+seen = []
+pointers.append(pep788.callback(plain, on_closed=-7))
 address = address_of(pointers[0])
-del function
+del plain
 assert INT(address)(1) == 2
-assert gone() is None
+assert seen == [True] and gone() is None
 """
     ).check()
 
