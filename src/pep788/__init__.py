@@ -4,11 +4,12 @@
 the middle of the block.  Once shutdown has begun, entering raises
 ``pep788.PythonFinalizationError`` instead.
 
+``pep788.callback(...)`` makes a callback of ctypes or cffi safe to call on any
+thread, at any time.
+
 For C and C++ this package ships one header; ``pep788.get_include()`` is the
 folder that it is in.
 """
-
-from __future__ import annotations
 
 import os as _os
 
@@ -26,7 +27,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-TYPE_CHECKING = False  # importing typing would cost more than all the rest here
+TYPE_CHECKING = False  # importing typing would cost more than all of this package
 if TYPE_CHECKING:
     from typing import TypeVar
 
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 
 def callback(
-    c_callback: _Function, *, on_closed: object = ..., keep_thread_state: bool | None = None, forever: bool = False
-) -> _Function:
+    c_callback: "_Function", *, on_closed: object = ..., keep_thread_state: "bool | None" = None, forever: bool = False
+) -> "_Function":
     """Return a native function pointer like `c_callback` that may be called on any thread, at any time.
 
     `c_callback` is a function pointer of ctypes (``CFUNCTYPE(...)(function)``) or of cffi (``ffi.callback``,

@@ -126,6 +126,7 @@ assert seen == [True] and gone() is None
     ).check()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_lifetime_dropped_pointers_do_not_pile_up():
     """Those that rest are freed in turn, also when some of them have calls inside."""
     child(

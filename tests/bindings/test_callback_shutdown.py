@@ -172,10 +172,10 @@ print(library.end_call())
 SUBINTERPRETER = """
 try:
     import _interpreters as interpreters
-    interpreter = interpreters.create("legacy")
+    interpreter = interpreters.create(KIND)
 except ImportError:
     import _xxsubinterpreters as interpreters
-    interpreter = interpreters.create(**OPTIONS)
+    interpreter = interpreters.create(**LEGACY)
 run = getattr(interpreters, "exec", interpreters.run_string)
 failure = run(interpreter, INNER)
 assert failure is None, failure
@@ -201,13 +201,18 @@ with open(FILE, "w") as file:
 """
 
 
-def test_shutdown_of_a_subinterpreter(tmp_path):
+@pytest.mark.parametrize("kind", ["legacy", "isolated"])
+def test_shutdown_of_a_subinterpreter(kind: str, tmp_path):
     """The call runs in the interpreter that made the pointer, and is late when that one has ended."""
+
+    if kind == "isolated" and sys.version_info < (3, 13):
+        pytest.skip("ctypes cannot be imported into an interpreter with a GIL of its own before 3.13")
 
     def with_values(code: str, **values: object) -> str:
         return "".join(f"{name} = {value!r}\n" for name, value in values.items()) + code
 
     file = str(tmp_path / "address")
     inner = with_values(INNER, PACKAGE=str(package()), LIBRARY=str(library()), FILE=file)
-    options = {"isolated": False} if sys.version_info >= (3, 12) else {}
-    assert child(with_values(SUBINTERPRETER, INNER=inner, FILE=file, OPTIONS=options)).check().out == "-7\n"
+    legacy = {"isolated": False} if sys.version_info >= (3, 12) else {}
+    outer = with_values(SUBINTERPRETER, INNER=inner, FILE=file, KIND=kind, LEGACY=legacy)
+    assert child(outer).check().out == "-7\n"
