@@ -80,10 +80,10 @@ def check_requirements() -> None:
     quietly([sys.executable, "-c", "import pep788._callback"], "importing pep788.callback (was it built with libffi?)")
 
 
-def build_pools() -> None:
+def build_libraries() -> None:
     flags = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-pthread"]
-    quietly(["cc", *flags, str(HERE / "pool.c"), "-o", str(BUILD / "pool_c.so")], "compiling pool.c")
-    quietly(["c++", "-std=c++11", *flags, str(HERE / "pool.cpp"), "-o", str(BUILD / "pool_cpp.so")], "compiling pool.cpp")
+    for compiler, source in ("cc", "pool.c"), ("c++", "pool.cpp"), ("cc", "linger.c"):
+        quietly([compiler, *flags, str(HERE / source), "-o", str(BUILD / f"{source}.so")], f"compiling {source}")
 
 
 def fetch_sounddevice() -> None:
@@ -106,8 +106,9 @@ def command(program: str, variant: str) -> tuple[list[str], dict[str, str]]:
     kept["PYTHONDONTWRITEBYTECODE"] = "1"
     if program == "sounddevice":
         alsa = {"ALSA_CONFIG_PATH": str(BUILD / "asoundrc"), "JACK_NO_START_SERVER": "1"}
-        return [sys.executable, str(HERE / "play.py")], {**kept, **alsa, "PYTHONPATH": str(BUILD / variant)}
-    library = BUILD / ("pool_cpp.so" if "C++" in program else "pool_c.so")
+        argv = [sys.executable, str(HERE / "play.py"), str(BUILD / "linger.c.so")]
+        return argv, {**kept, **alsa, "PYTHONPATH": str(BUILD / variant)}
+    library = BUILD / ("pool.cpp.so" if "C++" in program else "pool.c.so")
     return [sys.executable, str(HERE / "pool.py"), str(library), variant], kept
 
 
@@ -161,7 +162,7 @@ def main() -> int:
     BUILD.mkdir(parents=True, exist_ok=True)
     try:
         check_requirements()
-        build_pools()
+        build_libraries()
         fetch_sounddevice()
     except SetupError as error:
         print(f"prove.py: {error}", file=sys.stderr)
