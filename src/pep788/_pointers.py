@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, NamedTuple, Optional, Tuple, Union
 
 if TYPE_CHECKING:
     from ._callback import Description
+
+    _Translator = Union["_Ctypes", "_Cffi"]
 
 HOW_TO_GET_IT = (
     "pep788.callback needs libffi, and this pep788 was built where its C headers were not installed. Install them "
@@ -51,19 +53,19 @@ def callback(c_callback: Any, on_closed: object, keep_thread_state: Optional[boo
     return translator.wrap(pointer)
 
 
-def _translator(c_callback: Any) -> Any:
+def _translator(c_callback: Any) -> _Translator:
     if isinstance(c_callback, _FunctionPointer):
         return _Ctypes(c_callback)
     backend = sys.modules.get("_cffi_backend")
     if backend is not None and isinstance(c_callback, backend._CDataBase):
         return _Cffi(c_callback, backend)
     raise TypeError(
-        f"c_callback must be a function pointer of ctypes, such as ctypes.CFUNCTYPE(...)(function), or of cffi, "
+        "c_callback must be a function pointer of ctypes, such as ctypes.CFUNCTYPE(...)(function), or of cffi, "
         f"not {c_callback!r}"
     )
 
 
-def _answer(translator: Any, result: Description, on_closed: object) -> _Answer:
+def _answer(translator: _Translator, result: Description, on_closed: object) -> _Answer:
     if result == "void":
         if on_closed is not ... and on_closed is not None:
             raise TypeError(f"this function returns nothing: leave on_closed={on_closed!r} out")
@@ -72,8 +74,7 @@ def _answer(translator: Any, result: Description, on_closed: object) -> _Answer:
         raise TypeError(
             f"this function returns {translator.result_name()}: say what late calls shall return, on_closed=VALUE"
         )
-    answer: _Answer = translator.answer(on_closed)
-    return answer
+    return translator.answer(on_closed)
 
 
 def _integer(size: int, signed: bool) -> str:
@@ -83,7 +84,6 @@ def _integer(size: int, signed: bool) -> str:
 class _Member(NamedTuple):
     """A member of a structure; an array is as many elements of its type."""
 
-    name: str
     offset: int
     size: int
     alignment: int
@@ -98,27 +98,19 @@ def _structure(name: str, members: Iterable[_Member], size: int, alignment: int)
     for member in members:
         place = -(-end // member.alignment) * member.alignment
         if place != member.offset:
-            raise _unnatural(name)
+            raise _refused(name, "is packed or aligned")
         elements += member.elements
         end = place + member.size
         widest = max(widest, member.alignment)
     if not elements:
-        raise TypeError(f"{name} is empty: libffi cannot pass it by value, pass a pointer to it")
+        raise _refused(name, "is empty")
     if (size, alignment) != (-(-end // widest) * widest, widest):
-        raise _unnatural(name)
+        raise _refused(name, "is packed or aligned")
     return tuple(elements)
 
 
-def _unnatural(name: str) -> TypeError:
-    return TypeError(f"{name} is packed or aligned: libffi cannot pass it by value, pass a pointer to it")
-
-
-def _bit_field(name: str) -> TypeError:
-    return TypeError(f"{name} has bit fields: libffi cannot pass it by value, pass a pointer to it")
-
-
-def _union(name: str) -> TypeError:
-    return TypeError(f"{name} is or contains a union: libffi cannot pass it by value, pass a pointer to it")
+def _refused(name: str, why: str) -> TypeError:
+    return TypeError(f"{name} {why}: libffi cannot pass it by value, pass a pointer to it")
 
 
 # --- ctypes -----------------------------------------------------------------------------------------------------
@@ -214,7 +206,7 @@ def _describe_ctype(kind: Any) -> Description:
         if issubclass(kind, (_DataPointer, _FunctionPointer, ctypes.Array)):
             return "pointer"  # C passes arrays as pointers
         if issubclass(kind, ctypes.Union):
-            raise _union(kind.__name__)
+            raise _refused(kind.__name__, "is or contains a union")
         if issubclass(kind, ctypes.Structure):
             members = _ctypes_members(kind)
             return _structure(kind.__name__, members, ctypes.sizeof(kind), ctypes.alignment(kind))
@@ -234,25 +226,19 @@ def _ctypes_members(kind: Any) -> Iterable[_Member]:
     for base in reversed(kind.__mro__):
         for name, member, *bits in vars(base).get("_fields_", ()):
             if bits:
-                raise _bit_field(kind.__name__)
+                raise _refused(kind.__name__, "has bit fields")
             count = 1
             size, alignment = ctypes.sizeof(member), ctypes.alignment(member)
             while issubclass(member, ctypes.Array):
                 count *= member._length_
                 member = member._type_
             elements = (_describe_ctype(member),) * count
-            yield _Member(name, vars(base)[name].offset, size, alignment, elements)
+            yield _Member(vars(base)[name].offset, size, alignment, elements)
 
 
 # --- cffi -------------------------------------------------------------------------------------------------------
 
-_CFFI_FLOATS = {
-    "float": "float",
-    "double": "double",
-    "long double": "longdouble",
-    "_cffi_float_complex_t": "complex_float",
-    "_cffi_double_complex_t": "complex_double",
-}
+_CFFI_FLOATS = {"float": "float", "double": "double", "long double": "longdouble"}
 _CFFI_CHARACTERS = ("char", "wchar_t", "char16_t", "char32_t", "_Bool")
 
 
@@ -302,11 +288,13 @@ class _Cffi:
         if kind.kind == "void":
             return "void"
         if kind.kind == "union":
-            raise _union(kind.cname)
+            raise _refused(kind.cname, "is or contains a union")
         if kind.kind == "struct":
             return self._describe_structure(kind)
         if kind.cname in _CFFI_FLOATS:
             return _CFFI_FLOATS[kind.cname]
+        if "complex" in kind.cname:
+            raise TypeError(f"{kind.cname}: cffi has no callbacks with complex numbers")
         signed = kind.cname not in _CFFI_CHARACTERS and int(self._ffi.cast(kind, -1)) < 0
         return _integer(self._ffi.sizeof(kind), signed)
 
@@ -317,12 +305,12 @@ class _Cffi:
         return _structure(kind.cname, members, self._ffi.sizeof(kind), self._ffi.alignof(kind))
 
     def _members(self, kind: Any) -> Iterable[_Member]:
-        for name, field in kind.fields:
+        for _, field in kind.fields:
             if field.bitsize >= 0:
-                raise _bit_field(kind.cname)
+                raise _refused(kind.cname, "has bit fields")
             member, count = field.type, 1
             size, alignment = self._ffi.sizeof(member), self._ffi.alignof(member)
             while member.kind == "array":
                 count *= member.length
                 member = member.item
-            yield _Member(name, field.offset, size, alignment, (self._describe(member),) * count)
+            yield _Member(field.offset, size, alignment, (self._describe(member),) * count)

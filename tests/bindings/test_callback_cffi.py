@@ -225,6 +225,7 @@ ERRORS = {
     "a union inside": ("ffi.cast('void(*)(has_either)', 4096)", "", "is or contains a union"),
     "bit fields": ("ffi.cast('void(*)(bits)', 4096)", "", "has bit fields: libffi cannot pass it by value"),
     "empty": ("ffi.cast('void(*)(empty)', 4096)", "", "is empty: libffi cannot pass it by value"),
+    "complex": ("ffi.cast('void(*)(double _Complex)', 4096)", "", "cffi has no callbacks with complex numbers"),
     "opaque": ("ffi.cast('void(*)(opaque)', 4096)", "", "opaque"),
 }
 
