@@ -80,8 +80,8 @@ class End:
 def plain(number):
     inside.set()
     ending.wait()
-    for _ in range(20):
-        threading.Event().wait(0.001)    # lets go of the GIL: here a plain callback would be cut
+    for _ in range(300):
+        threading.Event().wait(0.001)    # lets go of the GIL: as soon as the end has it, a plain callback is cut
     print("finished", flush=True)
     return number * 2
 
