@@ -65,16 +65,12 @@ def test_shutdown_pool(wrap: str, end: str):
         assert (result.out, result.err) == (CLEAN, "")
 
 
-def test_shutdown_calls_in_flight_finish():
-    """The script ends when a call has begun; the call goes on when the end has begun, and returns its own value."""
-    code = """
+IN_FLIGHT = """
 inside, ending = threading.Event(), threading.Event()
 
-class End:
-    # A non-daemon thread is joined at the end: it sees the main thread come there.
-    def run(self):
-        threading.main_thread().join()
-        ending.set()
+def wait_for_the_end():             # on a non-daemon thread, which the end joins
+    threading.main_thread().join()
+    ending.set()
 
 @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)
 def plain(number):
@@ -83,20 +79,20 @@ def plain(number):
     for _ in range(300):
         threading.Event().wait(0.001)    # lets go of the GIL: as soon as the end has it, a plain callback is cut
     print("finished", flush=True)
-    return number * 2
+    return number
 
-threading.Thread(target=End().run).start()
-pointer = {wrap}
+threading.Thread(target=wait_for_the_end).start()
+pointer = WRAP
 library.begin_call(pointer, 21)
-library.start_pool({idle}, {patience}, 100)
 inside.wait()
 """
-    # The pool is there to hold the process, after the end, until its threads have their answers.
-    idle = "pep788.callback(type(plain)(lambda n: n), on_closed=-7)"
-    code = code.replace("library.start_pool({idle}", "idle = {idle}\nlibrary.start_pool(idle")
-    green = child(code.format(wrap=WRAPS["ours"].format(plain="plain"), idle=idle, patience=PATIENCE)).check()
-    assert "finished\n" in green.out
-    red = child(code.format(wrap="plain", idle=idle, patience=PATIENCE), timeout=10)
+
+
+def test_shutdown_calls_in_flight_finish():
+    """The script ends when a call has begun; it goes on when the end has begun, and is waited for."""
+    green = child(IN_FLIGHT.replace("WRAP", WRAPS["ours"].format(plain="plain"))).check()
+    assert (green.out, green.err) == ("finished\n", "")
+    red = child(IN_FLIGHT.replace("WRAP", "plain"), timeout=10)
     assert "finished\n" not in red.out, red.describe()
 
 
