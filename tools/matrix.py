@@ -31,7 +31,7 @@ import interpreters
 from setup_env import BUILD, CHECKOUT, SetupError
 
 SUITES = {
-    "tests": ["{python}", "-m", "pytest", "tests", "-q", "-o", "cache_dir={build}/pytest"],
+    "tests": ["{python}", "-m", "pytest", "-q", "-o", "cache_dir={build}/pytest"],
     "stress": ["{python}", "tests/stress/run.py"],
     "pyaudio": ["{python}", "examples/pyaudio/prove.py", "--build-dir", "{build}/pyaudio"],
     "callback": ["{python}", "examples/callback/prove.py"],

@@ -32,6 +32,7 @@ _SIGNAL_FRAMES = re.compile(
     r"^(on_fatal|faulthandler\w*|raise|gsignal|abort|pthread_kill|__pthread_kill\w*|__restore_rt|killpg|kill) "
 )
 _UNWINDER = re.compile(r"\? \((libc|ld-musl)|.*\((libgcc_s|libstdc\+\+|libc\+\+)|pthread_exit ")
+_OF_PYTHON = re.compile(r"^_?Py|\(.*python")
 _ATTACHES = re.compile(r"PyGILState_Ensure|PyEval_(Restore|Acquire)Thread|PyThreadState_(New|Swap|Get)|take_gil")
 
 PORT = (
@@ -56,6 +57,10 @@ LATE = "A native thread attached to an interpreter that was being torn down, or 
 TORN = (
     "The finalizing thread crashed while it tore the interpreter down: a destructor used something that was gone, or "
     "another thread had changed what it was tearing down."
+)
+NOT_PYTHON = (
+    "A native thread that was not in Python was still at work while the process exited, which destroys the static data "
+    "of libraries under it."
 )
 NOT_AT_EXIT = "This happened while the program ran, before its finalization began: it is not a failure at exit."
 HANG_WHY = {
@@ -134,6 +139,8 @@ def _crash(ended: Ended, record: Optional[Record]) -> Failure:
         why, advice = NOT_AT_EXIT, "Look at the stacks below."
     elif main and not any(_ATTACHES.search(frame) for frame in frames):
         why, advice = TORN, "Look at the stacks below: what is destroyed there, and who still uses it?"
+    elif frames and not any(_OF_PYTHON.search(frame) for frame in frames):
+        why, advice = NOT_PYTHON, "Stop and join the threads of that library before the program ends."
     else:
         why, advice = LATE, PORT
     return Failure(CRASH, title, _stage(stage), frames, why, advice)

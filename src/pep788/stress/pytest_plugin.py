@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 import pytest
@@ -66,8 +66,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         pytest.fail(f"{where}: give its options by name, such as runs=50", pytrace=False)
     if "." in function.__qualname__ or inspect.signature(function).parameters:
         pytest.fail(
-            f"{where}: only for functions of a module, without arguments: it is imported and called in another process. "
-            f"For anything else use the fixture {MARKER} with a string of code.",
+            f"{where}: only for functions of a module, without arguments: it is imported and called in another "
+            f"process. For anything else use the fixture {MARKER} with a string of code.",
             pytrace=False,
         )
     code = LOADS.format(
@@ -77,7 +77,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-def _run(command: Sequence[str], options: dict[str, Any]) -> None:
+def _run(command: Sequence[str], options: Mapping[str, Any]) -> None:
     __tracebackhide__ = True
     from . import run
     from ._report import as_text
