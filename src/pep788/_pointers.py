@@ -57,7 +57,7 @@ def _translator(c_callback: Any) -> _Translator:
     if isinstance(c_callback, _FunctionPointer):
         return _Ctypes(c_callback)
     backend = sys.modules.get("_cffi_backend")
-    if backend is not None and isinstance(c_callback, backend._CDataBase):
+    if backend is not None and isinstance(c_callback, backend.FFI.CData):
         return _Cffi(c_callback, backend)
     raise TypeError(
         "c_callback must be a function pointer of ctypes, such as ctypes.CFUNCTYPE(...)(function), or of cffi, "
