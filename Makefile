@@ -16,7 +16,7 @@ STAMPS := build/stamps
 TAG := import sys, sysconfig as s; print("%d.%d.%d-" % sys.version_info[:3] + s.get_config_var("SOABI"))
 MATRIX = $(PYTHON) tools/matrix.py $(if $(ONLY),--only $(ONLY))
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all pyaudio stress exits explore sanitize bench lint clean distclean FORCE
+.PHONY: help demo test test-all pyaudio callback stress exits explore sanitize bench lint clean distclean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test-all: $(STAMPS)/checked ## the tests on every interpreter, 3.9 to 3.15; make
 
 pyaudio: $(STAMPS)/checked ## a real extension, ported and not, exiting in mid-stream on every interpreter
 	@$(MATRIX) pyaudio -- $(ARGS)
+
+callback: $(STAMPS)/checked ## pure-Python programs with callbacks, exiting in mid-call on every interpreter
+	@$(MATRIX) callback -- $(ARGS)
 
 stress: $(STAMPS)/checked ## initialize and finalize under fire, on every interpreter
 	@$(MATRIX) stress -- $(ARGS)
