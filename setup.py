@@ -13,9 +13,9 @@ setup(
     ext_modules=[
         Extension(
             "pep788._core",
-            sources=["src/pep788/_core.c"],
+            sources=["src/pep788/_core.c", "src/pep788/_watchdog.c"],
             include_dirs=["src/pep788/include"],
-            depends=["src/pep788/include/pep788.h"],
+            depends=["src/pep788/_core.h", "src/pep788/include/pep788.h"],
             # Python guards promise more than the native API (fork, reports, no starvation),
             # so they never use it.
             define_macros=[("PEP788_ALWAYS", "1")],

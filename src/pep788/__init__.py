@@ -4,6 +4,8 @@
 the middle of the block.  Once shutdown has begun, entering raises
 ``pep788.PythonFinalizationError`` instead.
 
+``pep788.watchdog()`` reports why a process does not end.
+
 For C and C++ this package ships one header; ``pep788.get_include()`` is the
 folder that it is in.
 """
@@ -11,6 +13,7 @@ folder that it is in.
 import os as _os
 
 from ._core import PythonFinalizationError, View, guard, guard_count
+from ._watchdog import watchdog
 
 __all__ = [
     "PythonFinalizationError",
@@ -19,6 +22,7 @@ __all__ = [
     "get_include",
     "guard",
     "guard_count",
+    "watchdog",
 ]
 
 __version__ = "0.1.0"

@@ -1,0 +1,59 @@
+"""The package as a user has it: the tree's own files around a `_core` built from the tree's own header."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import shutil
+import sys
+import tempfile
+import textwrap
+from typing import Callable
+
+import pytest
+import support
+
+SOURCE = support.REPO / "src" / "pep788"
+
+
+def _package_files() -> list[pathlib.Path]:
+    return [*sorted(SOURCE.glob("*.py")), *sorted(SOURCE.glob("*.pyi")), SOURCE / "py.typed"]
+
+
+@pytest.fixture(scope="session")
+def package() -> pathlib.Path:
+    """Folder to put on the path so that `import pep788` finds this tree, not an installed copy."""
+    built = support.build_extension("_core", sorted(SOURCE.glob("_*.c")), defines=["PEP788_ALWAYS"])
+    seen = hashlib.sha256(built.name.encode())
+    for path in _package_files():
+        seen.update(path.name.encode() + path.read_bytes())
+    folder = support.BUILD / f"package-{seen.hexdigest()[:16]}"
+    if not folder.is_dir():
+        scratch = pathlib.Path(tempfile.mkdtemp(prefix="package-", dir=support.BUILD))
+        target = scratch / "pep788"
+        target.mkdir()
+        for path in [*_package_files(), *built.iterdir()]:
+            shutil.copy(path, target)
+        shutil.copytree(support.INCLUDE, target / "include")
+        support._publish(scratch, folder)
+    return folder
+
+
+@pytest.fixture
+def python(package: pathlib.Path) -> Callable[..., support.Result]:
+    """Run Python code in a child that can import pep788."""
+
+    def run(code: str, **options: object) -> support.Result:
+        return support.run_child(textwrap.dedent(code), path=[package], **options)  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.fixture
+def command(package: pathlib.Path) -> Callable[..., support.Result]:
+    """Run `python -m pep788` with these arguments."""
+
+    def run(*arguments: str) -> support.Result:
+        return support.run_child([sys.executable, "-m", "pep788", *arguments], path=[package])
+
+    return run
