@@ -130,10 +130,9 @@ dumper_is_there(const Report *report)
 static pep788_coordinator *
 main_coordinator(void)
 {
-    if (pep788_load_acquire(&pep788_shared.main.status) != PEP788_LIVE) {
-        return NULL;
-    }
-    return PEP788_PTR(pep788_coordinator, pep788_shared.main.coordinator);
+    pep788_word status = pep788_load_acquire(&pep788_shared.main.status);
+    return status == PEP788_LIVE || status == PEP788_ENDING
+               ? PEP788_PTR(pep788_coordinator, pep788_shared.main.coordinator) : NULL;
 }
 
 static const char *
