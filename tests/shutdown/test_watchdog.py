@@ -214,6 +214,44 @@ def test_unset_environment_does_nothing(python: Python, value: str) -> None:
     assert python(code, env={"PEP788_WATCHDOG": value}).check().out == "True\n"
 
 
+def test_stacks_that_crash_the_dumper_hurt_nobody(python: Python) -> None:
+    """They are read in a copy of the process. What faulthandler does is replaced by abort() of C."""
+    crash = """
+import faulthandler
+def register(number, **options):
+    libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    libc.signal(number, ctypes.cast(libc.abort, ctypes.c_void_p))
+faulthandler.register = register
+pep788.watchdog(0.1, abort_after=0.5)
+atexit.register(keep_gil)
+"""
+    report = aborted(python(SET_UP + crash))
+    assert len(reports(report)) >= 2
+    assert "pep788: the stacks could not be read to the end\n" in report
+
+
+def test_reports_while_finalization_goes_on_do_not_change_it(python: Python) -> None:
+    busy = """
+pep788.watchdog(0.002)
+def deep(n):
+    return n and deep(n - 1)
+class Slow:
+    def __init__(self):
+        self.cycle = self
+    def __del__(self, deep=deep):
+        deep(30)
+slow = [Slow() for _ in range(2000)]
+def spin():
+    while True:
+        deep(30)
+threading.Thread(target=spin, daemon=True).start()
+atexit.register(lambda: [deep(80) for _ in range(2000)])
+"""
+    for _ in range(support.tries(2)):
+        result = python(SET_UP + busy).check()
+        assert len(reports(result.err)) >= 1
+
+
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
@@ -307,9 +345,14 @@ print(threads())
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="later versions end the subinterpreter and go on")
 def test_finalizing_thread_that_CPython_ends(python: Python) -> None:
-    """The main thread is ended in the middle of finalization; the watcher must not be what keeps the process."""
-    code = SET_UP + "pep788.watchdog(1000)\nimport _xxsubinterpreters\nleft = _xxsubinterpreters.create()"
-    assert python(code).check().err == ""
+    """The main thread is ended when it takes the GIL in there; the watcher must not be what keeps the process."""
+    code = SET_UP + """
+import _xxsubinterpreters
+pep788.watchdog(1000)
+left = _xxsubinterpreters.create()
+_xxsubinterpreters.run_string(left, "import atexit, time; atexit.register(time.sleep, 0.01)")
+"""
+    assert python(code, timeout=20).check().err == ""
 
 
 # --- fork -------------------------------------------------------------------------------------------------------------
