@@ -51,7 +51,7 @@
 /* As _watchdog.py packs it. */
 typedef struct {
     uint64_t ident, native_id;
-    char label[48];
+    char label[64];             /* ends with a zero byte */
 } Named;
 
 typedef void (*SignalHandler)(int);
@@ -135,34 +135,40 @@ main_coordinator(void)
                ? PEP788_PTR(pep788_coordinator, pep788_shared.main.coordinator) : NULL;
 }
 
-static const char *
+typedef struct { const char *name, *advice; } Stage;
+
+static Stage
 stage_reached(const Report *report)
 {
+    static const Stage
+        joining = {"in threading._shutdown, waiting for non-daemon threads",
+                   "(or for what it calls first: concurrent.futures joins its workers); join or end them"},
+        callbacks = {"in atexit callbacks or pending calls",
+                     "the Python stack of the thread that finalizes says which"},
+        guards = {"waiting for interpreter guards", "their holders must give them back"},
+        between = {"after the atexit callbacks and the wait for guards, before the finalizing flag",
+                   "3.14+ ends leftover subinterpreters there, 3.15+ waits for native guards"},
+        teardown = {"after the finalizing flag: flush of standard streams, garbage collection, teardown of modules",
+                    "a destructor or a flush does not return"},
+        clearing = {"after the finalizing flag and the teardown of modules: the interpreter itself is cleared",
+                    "a destructor in C or a Py_AtExit callback does not return"},
+        exiting = {"after Python's end, in exit handlers of the process",
+                   "an atexit() of C or the destructor of a static object does not return"};
     if (report->stage == EXITING) {
-        return "after Python's end, in exit handlers of the process (C atexit, destructors "
-               "of static objects); one of them does not return";
+        return exiting;
     }
     if (!Py_IsInitialized()) {
-        return dumper_is_there(report)
-                   ? "after the finalizing flag: standard streams are flushed, garbage is "
-                     "collected, modules are torn down; a destructor or a flush does not return"
-                   : "after the finalizing flag and the teardown of modules: the interpreter "
-                     "itself is cleared; a destructor or a Py_AtExit callback does not return";
+        return dumper_is_there(report) ? teardown : clearing;
     }
     pep788_coordinator *c = main_coordinator();
     int passed = c != NULL && pep788_load_acquire(&c->seam) == PEP788_SEAM_PASSED;
     if (passed && pep788_load_acquire(&c->phase) != PEP788_PHASE_CLOSED) {
-        return "waiting for interpreter guards; their holders must give them back";
+        return guards;
     }
     if (report->stage == WATCHDOG_JOINING) {
-        return "in threading._shutdown, waiting for non-daemon threads (or in what threading "
-               "runs before, such as concurrent.futures waiting for its workers); join or end them";
+        return joining;
     }
-    if (passed) {
-        return "after the atexit callbacks and the wait for guards, before the finalizing flag: "
-               "leftover subinterpreters are ended (3.14+), CPython waits for native guards (3.15+)";
-    }
-    return "in atexit callbacks or pending calls; the stack of the thread that finalizes says which";
+    return passed ? between : callbacks;
 }
 
 
@@ -223,7 +229,7 @@ report_guards(void)
 
 /* Those a thread sleeps in; the number is printed for the others. */
 static const struct { long number; const char *name; } sleeps[] = {
-    {SYS_futex, "futex (a lock or a join)"},
+    {SYS_futex, "futex (a lock)"},
     {SYS_read, "read"}, {SYS_write, "write"}, {SYS_readv, "readv"}, {SYS_writev, "writev"},
     {SYS_recvfrom, "recvfrom"}, {SYS_recvmsg, "recvmsg"}, {SYS_sendto, "sendto"},
     {SYS_sendmsg, "sendmsg"}, {SYS_accept, "accept"}, {SYS_accept4, "accept4"},
@@ -304,7 +310,7 @@ describe_wait(unsigned long id, char *text, size_t size)
 static void
 report_thread(unsigned long id, const Report *report)
 {
-    char comm[32], wait[160], python[96] = "";
+    char comm[32], wait[160], python[128] = "";
     const char *state = name_of_state(id);
     Named named;
     (void)read_task_file(id, "comm", comm, sizeof(comm));
@@ -432,7 +438,8 @@ write_report(const Report *report, int aborts)
     say("\npep788: the process has not ended " TENTHS " after %s began (process %ld, report %d)\n",
         IN_TENTHS(report->waited), report->stage == EXITING ? "its exit" : "finalization",
         (long)getpid(), report->number);
-    say("pep788: stage: %s\n", stage_reached(report));
+    Stage stage = stage_reached(report);
+    say("pep788: stage: %s\npep788:   %s\n", stage.name, stage.advice);
     report_guards();
     report_native_threads(report);
     report_stacks(report);

@@ -16,7 +16,7 @@ from typing import Callable, Optional, Union
 from . import _core
 
 _LONGEST = 1e9  # seconds
-_NAMED = struct.Struct("=QQ48s")  # Named in _watchdog.c: ident, native id, label
+_NAMED = struct.Struct("=QQ64s")  # Named in _watchdog.c: ident, native id, label and a zero byte
 _WORD = 2**64 - 1
 
 _installed = False
@@ -139,11 +139,8 @@ def _named_threads() -> bytes:
 
     rows = []
     for thread in threading.enumerate():
-        label = f"{thread.name!r}, {'daemon' if thread.daemon else 'non-daemon'} thread"
-        if len(label.encode()) >= 48:
-            label = f"{thread.name[:20]!r}..., {'daemon' if thread.daemon else 'non-daemon'}"
-        text = label.encode("ascii", "backslashreplace")[:47]
-        rows.append(_NAMED.pack((thread.ident or 0) & _WORD, (thread.native_id or 0) & _WORD, text))
+        label = f"{'' if thread.daemon else 'non-'}daemon thread {thread.name!a}".encode("ascii")
+        rows.append(_NAMED.pack((thread.ident or 0) & _WORD, (thread.native_id or 0) & _WORD, label[:63]))
     return b"".join(rows)
 
 

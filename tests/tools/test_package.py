@@ -1091,6 +1091,9 @@ def test_typing(package, tmp_path):
                 caught: RuntimeError = error
                 return str(caught)
 
+        pep788.watchdog(10, abort_after=60.0)
+        pep788.watchdog(None)
+        pep788.watchdog("10")  # type: ignore[arg-type]
         alive: bool = pep788.View.main().alive
         wrong: int = pep788.View.current()  # type: ignore[assignment]
     """)
