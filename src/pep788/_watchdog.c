@@ -152,7 +152,7 @@ stage_reached(const Report *report)
                     "a destructor or a flush does not return"},
         clearing = {"after the finalizing flag and the teardown of modules: the interpreter itself is cleared",
                     "a destructor in C or a Py_AtExit callback does not return"},
-        exiting = {"after Python's end, in exit handlers of the process",
+        exiting = {"in exit handlers of the process",
                    "an atexit() of C or the destructor of a static object does not return"};
     if (report->stage == EXITING) {
         return exiting;
@@ -201,7 +201,7 @@ report_holder(const pep788_holder *holder)
     for (size_t i = 0; i < count; i++) {
         Named named;
         say("pep788:     taken by %s (native id %lu), open for " TENTHS "\n",
-            find_named(takers[i].native_id, &named) ? named.label : "a thread unknown to threading",
+            find_named(takers[i].native_id, &named) ? named.label : "an unnamed thread",
             takers[i].native_id, IN_TENTHS(takers[i].age));
     }
 }
@@ -229,18 +229,24 @@ report_guards(void)
 
 /* Those a thread sleeps in; the number is printed for the others. */
 static const struct { long number; const char *name; } sleeps[] = {
-    {SYS_futex, "futex (a lock)"},
     {SYS_read, "read"}, {SYS_write, "write"}, {SYS_readv, "readv"}, {SYS_writev, "writev"},
     {SYS_recvfrom, "recvfrom"}, {SYS_recvmsg, "recvmsg"}, {SYS_sendto, "sendto"},
-    {SYS_sendmsg, "sendmsg"}, {SYS_accept, "accept"}, {SYS_accept4, "accept4"},
-    {SYS_connect, "connect"}, {SYS_ppoll, "ppoll"}, {SYS_pselect6, "pselect"},
-    {SYS_epoll_pwait, "epoll_pwait"}, {SYS_nanosleep, "nanosleep"},
-    {SYS_clock_nanosleep, "clock_nanosleep"}, {SYS_wait4, "wait4"}, {SYS_waitid, "waitid"},
-    {SYS_flock, "flock"}, {SYS_fsync, "fsync"}, {SYS_rt_sigtimedwait, "sigtimedwait"},
-    {SYS_rt_sigsuspend, "sigsuspend"}, {SYS_restart_syscall, "a restarted call"},
-#ifdef SYS_poll
-    {SYS_poll, "poll"}, {SYS_select, "select"}, {SYS_epoll_wait, "epoll_wait"},
-    {SYS_pause, "pause"},
+    {SYS_sendmsg, "sendmsg"}, {SYS_accept4, "accept4"}, {SYS_connect, "connect"},
+    {SYS_epoll_pwait, "epoll_pwait"}, {SYS_waitid, "waitid"}, {SYS_flock, "flock"},
+    {SYS_fsync, "fsync"}, {SYS_rt_sigsuspend, "sigsuspend"},
+#ifdef SYS_futex        /* not on 32-bit systems whose time_t always had 64 */
+    {SYS_futex, "futex (a lock)"}, {SYS_ppoll, "ppoll"}, {SYS_pselect6, "pselect"},
+    {SYS_nanosleep, "nanosleep"}, {SYS_clock_nanosleep, "clock_nanosleep"},
+    {SYS_wait4, "wait4"}, {SYS_rt_sigtimedwait, "sigtimedwait"},
+#endif
+#ifdef SYS_accept       /* not on 32-bit x86 */
+    {SYS_accept, "accept"},
+#endif
+#ifdef SYS_poll         /* these: not on newer architectures */
+    {SYS_poll, "poll"}, {SYS_epoll_wait, "epoll_wait"}, {SYS_pause, "pause"},
+#endif
+#ifdef SYS_select
+    {SYS_select, "select"},
 #endif
 };
 

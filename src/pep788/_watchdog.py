@@ -5,25 +5,23 @@ because what ``threading._register_atexit`` registers runs in reverse order: aft
 its workers. An atexit callback is the second chance, where somebody puts another function in its place.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
-import struct
 import sys
-from typing import Callable, Optional, Union
 
 from . import _core
 
+TYPE_CHECKING = False  # nor is __future__ imported: `import pep788` loads nothing else
+if TYPE_CHECKING:
+    from typing import Callable, Optional
+
 _LONGEST = 1e9  # seconds
-_NAMED = struct.Struct("=QQ64s")  # Named in _watchdog.c: ident, native id, label and a zero byte
-_WORD = 2**64 - 1
 
 _installed = False
-_signal: Optional[int] = None
+_signal: "Optional[int]" = None  # has faulthandler's handler; 0: none has
 
 
-def watchdog(after: Optional[float] = 10.0, *, abort_after: Optional[float] = None) -> None:
+def watchdog(after: "Optional[float]" = 10.0, *, abort_after: "Optional[float]" = None) -> None:
     """Report on stderr why the process has not ended ``after`` seconds after finalization began.
 
     The report names the stage of finalization, open guards, native threads and Python stacks; it is repeated with
@@ -63,19 +61,19 @@ def _install() -> None:
     global _installed
     if _installed:
         return
-    # Here, not above: a program that has no threads need not load it. faulthandler, because nothing can be imported
-    # reliably once finalization has begun.
+    _installed = True
+    # Here, not above: a program without threads need not load it. faulthandler is used in finalization only, but
+    # imports may fail there.
     import faulthandler  # noqa: F401
     import threading
 
-    _installed = True
     atexit.register(_callbacks_run)
     threading._shutdown = _watched(threading._shutdown)  # type: ignore[attr-defined]
     if threading._SHUTTING_DOWN:  # type: ignore[attr-defined]
         _mark(_core.WATCHDOG_CALLBACKS)
 
 
-def _watched(shutdown: Callable[[], None]) -> Callable[[], None]:
+def _watched(shutdown: "Callable[[], None]") -> "Callable[[], None]":
     import functools
 
     @functools.wraps(shutdown)
@@ -134,14 +132,18 @@ def _register_dumper() -> int:
 
 
 def _named_threads() -> bytes:
-    """What nobody can ask threading for when the GIL is held for ever."""
+    """What nobody can ask threading for when the GIL is held for ever, as an array of `Named` in _watchdog.c."""
     import threading
 
     rows = []
     for thread in threading.enumerate():
         label = f"{'' if thread.daemon else 'non-'}daemon thread {thread.name!a}".encode("ascii")
-        rows.append(_NAMED.pack((thread.ident or 0) & _WORD, (thread.native_id or 0) & _WORD, label[:63]))
+        rows += [_word(thread.ident), _word(thread.native_id), label[:63].ljust(64, b"\0")]
     return b"".join(rows)
+
+
+def _word(number: "Optional[int]") -> bytes:
+    return (number or 0).to_bytes(8, sys.byteorder)
 
 
 # --- the environment ----------------------------------------------------------------------------------------------
@@ -161,15 +163,13 @@ def _set_by_environment() -> None:
     watchdog(after, abort_after=abort_after)
 
 
-def _environment(name: str) -> Optional[float]:
+def _environment(name: str) -> "Optional[float]":
     """The seconds in a variable; None if it is unset, empty, 0 or (with a warning) no number of seconds."""
     text = os.environ.get(name, "").strip()
     if not text or text == "0":
         return None
-    value: Union[str, float] = text
     try:
-        value = float(text)
-        return _seconds(name, value)
+        return _seconds(name, float(text))
     except ValueError:
         _warn(
             f"{name}={text!r} is not a number of seconds above 0 and up to {_LONGEST:g}; it is ignored, "
