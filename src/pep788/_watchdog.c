@@ -26,9 +26,9 @@
 
 #if defined(_WIN32)
 #  include <io.h>
+#  include <process.h>
 #  define write _write
 #  define getpid _getpid
-#  include <process.h>
 #else
 #  include <fcntl.h>
 #  include <sys/resource.h>
@@ -68,6 +68,9 @@ static struct {
     PyThread_type_lock wake;    /* the watcher sleeps on it; NULL: there is none */
     int posted;                 /* it will wake up */
     unsigned long finalizer;    /* native id of the thread that finalizes */
+#if !defined(_WIN32)
+    pthread_t finalizer_thread;
+#endif
     int dump_signal;
     SignalHandler dump;
     size_t named_count;
@@ -301,15 +304,14 @@ describe_wait(unsigned long id, char *text, size_t size)
     for (size_t i = 0; i < sizeof(sleeps) / sizeof(sleeps[0]); i++) {
         name = sleeps[i].number == number ? sleeps[i].name : name;
     }
-    if (!read_task_file(id, "wchan", place, sizeof(place)) || strcmp(place, "0") == 0) {
-        place[0] = '\0';
-    }
     if (name != NULL) {
         (void)snprintf(text, size, "in %s", name);
     }
+    else if (read_task_file(id, "wchan", place, sizeof(place)) && strcmp(place, "0") != 0) {
+        (void)snprintf(text, size, "in system call %ld, kernel function %s", number, place);
+    }
     else {
-        (void)snprintf(text, size, "in system call %ld%s%s", number, *place ? ", kernel function " : "",
-                       place);
+        (void)snprintf(text, size, "in system call %ld", number);
     }
 }
 
@@ -390,13 +392,14 @@ dump_in_a_copy(const Report *report)
     if (copy == 0) {
         static const int deadly[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGALRM};
         const struct rlimit no_core = {0, 0};
-        sigset_t all;
+        sigset_t none;
         for (size_t i = 0; i < sizeof(deadly) / sizeof(deadly[0]); i++) {
             (void)signal(deadly[i], SIG_DFL);
         }
-        (void)sigemptyset(&all);
-        (void)sigprocmask(SIG_SETMASK, &all, NULL);
+        (void)sigemptyset(&none);
+        (void)sigprocmask(SIG_SETMASK, &none, NULL);
         (void)setrlimit(RLIMIT_CORE, &no_core);
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);     /* it holds stderr open */
         (void)alarm(DUMP_LIMIT);
         report->dump(report->dump_signal);
         _exit(0);
@@ -459,6 +462,19 @@ write_report(const Report *report, int aborts)
     }
 }
 
+static void
+prepare_thread(void)
+{
+#if !defined(_WIN32)
+    sigset_t all;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, NULL);
+#endif
+#if HAS_PROC
+    (void)prctl(PR_SET_NAME, "pep788-watchdog");
+#endif
+}
+
 /* Everything below up to `watch_process` is called with the lock held. */
 
 static double
@@ -506,20 +522,6 @@ take_report(Report *report, double now)
     report->abort_after = watch.abort_after;
     report->pause = next_event() - now;
     return watch.abort_after > 0 && report->waited >= watch.abort_after;
-}
-
-/* The lock is not held. */
-static void
-prepare_thread(void)
-{
-#if !defined(_WIN32)
-    sigset_t all;
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, NULL);
-#endif
-#if HAS_PROC
-    (void)prctl(PR_SET_NAME, "pep788-watchdog");
-#endif
 }
 
 static void
@@ -636,7 +638,12 @@ process_exits(void)
 static void
 finalizer_ended(void *Py_UNUSED(value))
 {
-    stop_watching(0);
+    pep788_lock(&watch.lock);
+    int still = watch.begun > 0 && pthread_equal(watch.finalizer_thread, pthread_self());
+    pep788_unlock(&watch.lock);
+    if (still) {
+        stop_watching(0);
+    }
 }
 
 static void
@@ -710,6 +717,9 @@ watchdog_mark(PyObject *Py_UNUSED(module), PyObject *args)
         schedule();
 #ifdef PY_HAVE_THREAD_NATIVE_ID
         watch.finalizer = PyThread_get_thread_native_id();
+#endif
+#if !defined(_WIN32)
+        watch.finalizer_thread = pthread_self();
 #endif
         watch.dump_signal = number;
         watch.dump = dump;
