@@ -160,7 +160,10 @@ def _set_by_environment() -> None:
             "give a larger number"
         )
         abort_after = None
-    watchdog(after, abort_after=abort_after)
+    try:
+        watchdog(after, abort_after=abort_after)
+    except RuntimeError as error:  # the import goes on
+        _warn(str(error))
 
 
 def _environment(name: str) -> "Optional[float]":

@@ -13,7 +13,9 @@ from typing import Callable, List
 import pytest
 import support
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc, and calls functions of glibc")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="looks at /proc, and calls functions of glibc"
+)
 
 HERE = support.REPO / "tests" / "shutdown" / "programs"
 Python = Callable[..., support.Result]
@@ -114,7 +116,7 @@ entered.wait()
 
 
 def test_guard_of_an_extension(python: Python) -> None:
-    folder = support.build_extension("holder", [HERE / "holder.c"], defines=["PEP788_MODULE_NAME=\"holder\""])
+    folder = support.build_extension("holder", [HERE / "holder.c"], defines=['PEP788_MODULE_NAME="holder"'])
     code = f"import sys; sys.path.insert(0, {str(folder)!r})\nimport pep788, holder\nholder.hold()"
     report = aborted(python(code, env=ENV))
     if support.NATIVE:
@@ -182,7 +184,9 @@ def test_no_thread_before_finalization(python: Python) -> None:
     assert python(code).check().lines() == ["1", "2"]
 
 
-@pytest.mark.parametrize("end", ["pass", "sys.exit(3)", "os._exit(3)", "atexit.register(os._exit, 3)", "raise KeyError"])
+@pytest.mark.parametrize(
+    "end", ["pass", "sys.exit(3)", "os._exit(3)", "atexit.register(os._exit, 3)", "raise KeyError"]
+)
 def test_clean_exit_is_silent(python: Python, end: str) -> None:
     status = 0 if end == "pass" else 1 if end == "raise KeyError" else 3
     result = python(f"import atexit, os, sys\nimport pep788\n{end}", env={"PEP788_WATCHDOG": "1000"}).check(status)
@@ -190,7 +194,9 @@ def test_clean_exit_is_silent(python: Python, end: str) -> None:
 
 
 def test_environment(python: Python) -> None:
-    report = aborted(python("import pep788, threading\nthreading.Thread(target=threading.Event().wait).start()", env=ENV))
+    report = aborted(
+        python("import pep788, threading\nthreading.Thread(target=threading.Event().wait).start()", env=ENV)
+    )
     assert len(reports(report)) == 1
 
 
@@ -209,6 +215,23 @@ def test_environment_that_aborts_too_soon(python: Python) -> None:
     assert python("import pep788", env=env).check().err == (
         "pep788: PEP788_WATCHDOG_ABORT_AFTER=5 is less than PEP788_WATCHDOG=10; it is ignored, give a larger number\n"
     )
+
+
+def test_no_place_in_Py_AtExit(python: Python) -> None:
+    """The package can be imported all the same; asked in code, it is an error."""
+    code = """
+        import ctypes
+        while ctypes.pythonapi.Py_AtExit(ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)) == 0:
+            pass
+        import pep788
+        try:
+            pep788.watchdog()
+        except RuntimeError as error:
+            print(error)
+    """
+    result = python(code, env={"PEP788_WATCHDOG": "1000"}).check()
+    message = "the watchdog cannot see the end of finalization: all 32 places of Py_AtExit are taken\n"
+    assert (result.out, result.err) == (message, f"pep788: {message}")
 
 
 @pytest.mark.parametrize("value", ["", "0", None])
@@ -299,7 +322,9 @@ def test_watchdog_may_be_set_for_the_first_time_in_a_callback(python: Python) ->
 
 def test_watchdog_is_turned_off(python: Python) -> None:
     """The second callback runs first; a thread that goes away is not counted at once."""
-    code = SET_UP + """
+    code = (
+        SET_UP
+        + """
 pep788.watchdog(1000)
 def off():
     print(threads())
@@ -309,6 +334,7 @@ def off():
     print(threads())
 atexit.register(off)
 """
+    )
     assert python(code).check().lines() == ["2", "1"]
 
 
@@ -321,7 +347,9 @@ def test_call_by_hand_does_not_start_the_clock(python: Python, call: str) -> Non
 
 
 def test_end_of_a_subinterpreter_is_not_the_end(python: Python) -> None:
-    code = SET_UP + """
+    code = (
+        SET_UP
+        + """
 pep788.watchdog(1000)
 try:
     import _interpreters as api
@@ -341,6 +369,7 @@ except RuntimeError as error:
 api.destroy(sub)
 print(threads())
 """
+    )
     env = {"PEP788_WATCHDOG": "1000"}
     message = "the watchdog watches the end of the main interpreter; call watchdog() there"
     assert python(code, env=env).check().lines() == [message, "1"]
@@ -349,12 +378,15 @@ print(threads())
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="later versions end the subinterpreter and go on")
 def test_finalizing_thread_that_CPython_ends(python: Python) -> None:
     """The main thread is ended when it takes the GIL in there; the watcher must not be what keeps the process."""
-    code = SET_UP + """
+    code = (
+        SET_UP
+        + """
 import _xxsubinterpreters
 pep788.watchdog(1000)
 left = _xxsubinterpreters.create()
 _xxsubinterpreters.run_string(left, "import atexit, time; atexit.register(time.sleep, 0.01)")
 """
+    )
     assert python(code, timeout=20).check().err == ""
 
 
@@ -362,7 +394,9 @@ _xxsubinterpreters.run_string(left, "import atexit, time; atexit.register(time.s
 
 
 def test_forked_child_has_its_own_watch(python: Python) -> None:
-    code = SET_UP + """
+    code = (
+        SET_UP
+        + """
 pep788.watchdog(1000)
 child = os.fork()
 if child == 0:
@@ -370,6 +404,7 @@ if child == 0:
 else:
     print(child, os.WTERMSIG(os.waitpid(child, 0)[1]))
 """
+    )
     result = python(code).check()
     child, signal_number = result.out.split()
     assert int(signal_number) == signal.SIGABRT
@@ -378,7 +413,9 @@ else:
 
 def test_fork_after_finalization_began(python: Python) -> None:
     """The child has no watcher, whatever its parent had, and starts its own at its own next stage."""
-    code = SET_UP + """
+    code = (
+        SET_UP
+        + """
 atexit.register(hang)
 def fork():
     child = ctypes.PyDLL(None).fork()           # 3.12.0-3.12.2 refuse os.fork()
@@ -388,6 +425,7 @@ def fork():
 pep788.watchdog(1000)
 atexit.register(fork)
 """
+    )
     result = python(code)
     assert len(reports(aborted(result))) == 1
     assert result.out == "1\n"
@@ -396,7 +434,9 @@ atexit.register(fork)
 def test_child_of_multiprocessing(python: Python, tmp_path) -> None:
     """It calls threading._shutdown itself and leaves by os._exit."""
     program = tmp_path / "program.py"
-    program.write_text(SET_UP + """
+    program.write_text(
+        SET_UP
+        + """
 import multiprocessing
 pep788.watchdog(1000)
 def work():
@@ -407,7 +447,8 @@ if __name__ == "__main__":
     child.start()
     child.join()
     print(child.exitcode)
-""")
+"""
+    )
     result = python(f"import runpy; runpy.run_path({str(program)!r}, run_name='__main__')").check()
     assert result.out == f"{-signal.SIGABRT}\n"
     assert len(reports(result.err)) == 1 and "non-daemon thread 'of the child'" in result.err
