@@ -17,12 +17,12 @@ from setuptools.errors import CompileError
 FLAGS: list[str] = [] if sys.platform == "win32" else ["-pthread"]
 
 
-def with_header(name: str, compile_flags: list[str], link_flags: list[str]) -> Extension:
+def with_header(files: list[str], compile_flags: list[str], link_flags: list[str]) -> Extension:
     return Extension(
-        f"pep788.{name}",
-        sources=[f"src/pep788/{name}.c"],
+        f"pep788.{files[0]}",
+        sources=[f"src/pep788/{file}.c" for file in files],
         include_dirs=["src/pep788/include"],
-        depends=["src/pep788/include/pep788.h"],
+        depends=["src/pep788/_core.h", "src/pep788/include/pep788.h"],
         # Python guards promise more than the native API (fork, reports, no starvation),
         # so they never use it.
         define_macros=[("PEP788_ALWAYS", "1")],
@@ -49,8 +49,8 @@ FFI_PROBE = """
 #include <ffi.h>
 #endif
 """
-CALLBACK = with_header("_callback", FFI_COMPILE, FFI_LINK)
-EXTENSIONS = [with_header("_core", [], []), CALLBACK]
+CALLBACK = with_header(["_callback"], FFI_COMPILE, FFI_LINK)
+EXTENSIONS = [with_header(["_core", "_watchdog"], [], []), CALLBACK]
 if sys.platform == "linux":
     # No module: a library for LD_PRELOAD, which must not need Python. -fexceptions: pthread_exit unwinds through it.
     EXTENSIONS.append(

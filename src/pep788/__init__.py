@@ -6,6 +6,7 @@ the middle of the block.  Once shutdown has begun, entering raises
 
 ``pep788.callback(...)`` makes a callback of ctypes or cffi safe to call on any
 thread, at any time.
+``pep788.watchdog()`` reports why a process does not end.
 
 For C and C++ this package ships one header; ``pep788.get_include()`` is the
 folder that it is in.
@@ -14,6 +15,7 @@ folder that it is in.
 import os as _os
 
 from ._core import PythonFinalizationError, View, guard, guard_count
+from ._watchdog import watchdog
 
 __all__ = [
     "PythonFinalizationError",
@@ -23,6 +25,7 @@ __all__ = [
     "get_include",
     "guard",
     "guard_count",
+    "watchdog",
 ]
 
 __version__ = "0.1.0"

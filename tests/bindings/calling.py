@@ -11,6 +11,7 @@ import textwrap
 
 import pytest
 import support
+from installed import CORE
 
 needs_ffi = pytest.mark.skipif(not support.has_ffi(), reason="libffi's headers are not installed: no pep788.callback")
 
@@ -31,7 +32,7 @@ def address_of(pointer):
 def package() -> pathlib.Path:
     """Folder to put on the path so that `import pep788` finds this tree, not an installed copy."""
     modules = [
-        support.build_extension("_core", [SOURCE / "_core.c"], defines=["PEP788_ALWAYS"]),
+        support.build_extension("_core", CORE, defines=["PEP788_ALWAYS"]),
         support.build_extension("_callback", [SOURCE / "_callback.c"], defines=["PEP788_ALWAYS"], ldflags=["-lffi"]),
     ]
     files = [*sorted(SOURCE.glob("*.py")), *(path for folder in modules for path in folder.iterdir())]

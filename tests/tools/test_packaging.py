@@ -41,8 +41,8 @@ IN_WHEEL = {
     "pep788/_pointers.py",
 }
 CALLBACK = "pep788/_callback" + str(sysconfig.get_config_var("EXT_SUFFIX"))
-IN_SDIST = {"README.md", "LICENSE", "pyproject.toml", "setup.py", "src/pep788/_core.c", "src/pep788/include/pep788.h"}
-IN_SDIST |= {"src/pep788/_callback.c"}
+IN_SDIST = {"README.md", "LICENSE", "pyproject.toml", "setup.py", "src/pep788/include/pep788.h"}
+IN_SDIST |= {f"src/pep788/{name}" for name in ("_core.c", "_core.h", "_watchdog.c", "_callback.c")}
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,8 @@ def test_sdist_holds_every_tracked_file_of_these_folders(sdist):
 def test_wheel_holds_what_a_user_needs_and_no_sources(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert names >= IN_WHEEL, sorted(IN_WHEEL - names)
-    assert not [name for name in names if name.endswith(("_core.c", "_callback.c")) or "__pycache__" in name]
+    sources = ("_core.c", "_core.h", "_watchdog.c", "_callback.c")
+    assert not [name for name in names if name.endswith(sources) or "__pycache__" in name]
     assert [name for name in names if name.endswith("LICENSE")], "the license is missing"
 
 

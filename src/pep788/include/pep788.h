@@ -21,7 +21,8 @@
  *   PEP788_REPORT_AFTER=s    report who blocks finalization after s seconds (10)
  *   PEP788_GIVE_UP_AFTER=s   stop waiting after s seconds (never); newcomers are
  *                            refused in the last second of it (or half of it)
- *   PEP788_TRACE=1           reports also name each guard's thread and age
+ *   PEP788_TRACE=1           reports also name each guard's thread and age; so does
+ *   PEP788_WATCHDOG=s        of the Python package, unless PEP788_TRACE=0
  *
  * Copyright (c) 2026 the pep788 authors.
  * SPDX-License-Identifier: MIT OR 0BSD
@@ -2715,18 +2716,31 @@ static inline void pep788_interrupted(PyObject *tools)
     exit(1);
 }
 
-static inline void pep788_report_traced(pep788_record *r, PyObject *tools)
+/* A traced guard, as the lists tell. */
+typedef struct {
+    unsigned long thread, native_id;
+    double age;                             /* seconds */
+} pep788_taker;
+
+/* Who took the guards that are open on a record; any thread, no Python. */
+static inline size_t pep788_takers(pep788_record *r, pep788_taker *some, size_t limit)
 {
-    struct { unsigned long thread, native_id; double age; } some[16];
-    size_t i, n = 0;
+    size_t n = 0;
     pep788_traced *t;
     pep788_lock(&r->traced_lock);
-    for (t = r->traced; t != NULL && n < 16; t = t->next, n++) {
+    for (t = r->traced; t != NULL && n < limit; t = t->next, n++) {
         some[n].thread = t->thread;
         some[n].native_id = t->native_id;
         some[n].age = pep788_now() - t->since;
     }
     pep788_unlock(&r->traced_lock);
+    return n;
+}
+
+static inline void pep788_report_traced(pep788_record *r, PyObject *tools)
+{
+    pep788_taker some[16];
+    size_t i, n = pep788_takers(r, some, 16);
     for (i = 0; i < n; i++) {
         PyObject *a = PyLong_FromUnsignedLong(some[i].thread);
         PyObject *b = PyLong_FromUnsignedLong(some[i].native_id);
@@ -2743,20 +2757,27 @@ static inline void pep788_report_traced(pep788_record *r, PyObject *tools)
     }
 }
 
-/* F4. Names are constants of modules that are never unloaded. */
-static inline void pep788_report(pep788_coordinator *first, int all, double waited,
-                                 int gave_up, PyObject *tools)
+/* A record with open guards. */
+typedef struct {
+    pep788_record *record;
+    size_t count;
+    long id;                                /* of the interpreter */
+} pep788_holder;
+
+/* Who has guards open; any thread, no Python. `total` counts all, beyond the limit too. */
+static inline size_t pep788_holders(pep788_coordinator *first, int all, pep788_holder *some,
+                                    size_t limit, size_t *total)
 {
-    struct { pep788_record *record; size_t count; long id; } some[64];
-    size_t i, n = 0, total = 0;
+    size_t n = 0;
     pep788_coordinator *c;
     pep788_record *r;
+    *total = 0;
     pep788_lock_set(first, all);
     PEP788_EACH(c, first, all) {
         for (r = c->records; r != NULL; r = r->next) {
             size_t count = pep788_record_count(r);
-            total += count;
-            if (count != 0 && n < 64) {
+            *total += count;
+            if (count != 0 && n < limit) {
                 some[n].record = r;
                 some[n].count = count;
                 some[n].id = (long)c->id;
@@ -2765,6 +2786,15 @@ static inline void pep788_report(pep788_coordinator *first, int all, double wait
         }
     }
     pep788_unlock_set(first, all);
+    return n;
+}
+
+/* F4. Names are constants of modules that are never unloaded. */
+static inline void pep788_report(pep788_coordinator *first, int all, double waited,
+                                 int gave_up, PyObject *tools)
+{
+    pep788_holder some[64];
+    size_t i, total, n = pep788_holders(first, all, some, 64, &total);
     PySys_FormatStderr("pep788: %s after %d.%d s: %zu open interpreter guard%s\n",
                        gave_up ? "gave up waiting" : "finalization is waiting",
                        (int)waited, (int)(waited * 10.0) % 10, total, total == 1 ? "" : "s");
@@ -3278,7 +3308,11 @@ static inline double pep788_seconds(const char *variable, double fallback)
 static inline int pep788_wants_trace(int warn)
 {
     const char *text = getenv("PEP788_TRACE");
-    if (text == NULL || *text == '\0' || strcmp(text, "0") == 0) {
+    if (text == NULL || *text == '\0') {
+        text = getenv("PEP788_WATCHDOG");   /* its reports name threads and ages, too */
+        return text != NULL && *text != '\0' && strcmp(text, "0") != 0;
+    }
+    if (strcmp(text, "0") == 0) {
         return 0;
     }
     if (strcmp(text, "1") == 0) {
