@@ -16,7 +16,9 @@ __all__ = [
     "PythonFinalizationError",
     "View",
     "__version__",
+    "get_cmake_dir",
     "get_include",
+    "get_pkgconfig_dir",
     "guard",
     "guard_count",
 ]
@@ -24,6 +26,19 @@ __all__ = [
 __version__ = "0.1.0"
 
 
+_HERE = _os.path.dirname(_os.path.abspath(__file__))
+
+
 def get_include() -> str:
     """Return the folder to put on the compiler's include path for pep788.h."""
-    return _os.path.join(_os.path.dirname(_os.path.abspath(__file__)), "include")
+    return _os.path.join(_HERE, "include")
+
+
+def get_cmake_dir() -> str:
+    """Return the folder of pep788Config.cmake: what to give CMake as ``pep788_DIR``."""
+    return _os.path.join(_HERE, "cmake")
+
+
+def get_pkgconfig_dir() -> str:
+    """Return the folder of pep788.pc, for ``PKG_CONFIG_PATH``."""
+    return _os.path.join(_HERE, "pkgconfig")

@@ -380,6 +380,9 @@ struct Counted {
     ~Counted() { in_flight--; }
 };
 
+template <typename Release>
+struct CountedRelease : Counted, Release {};
+
 // A call that has released the GIL when the program ends, and goes on for 0.2 s or until Python is finalizing.
 void
 work()
@@ -455,8 +458,8 @@ MODULE(b_binding, m)
     m.def("nested_without_slot", nested_without_slot);
 #endif
 
-    m.def("work", work, theirs::call_guard<Counted, ours::gil_scoped_release>());
-    m.def("work_theirs", work, theirs::call_guard<Counted, theirs::gil_scoped_release>());
+    m.def("work", work, theirs::call_guard<CountedRelease<ours::gil_scoped_release>>());
+    m.def("work_theirs", work, theirs::call_guard<CountedRelease<theirs::gil_scoped_release>>());
     m.def("wait_for_work", wait_for_work);
     m.def("end_work", end_work);
     m.def("releases", releases);

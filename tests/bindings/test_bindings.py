@@ -68,9 +68,9 @@ def pybind11(request) -> Binding:
 
 
 def ends_badly(binding: Binding, code: str, *, expected: str, tries: int = 3, **options) -> None:
-    """One of some tries is enough: a crash, std::terminate, a hang, or threads that were lost."""
+    """One of some tries is enough: a crash, std::terminate, a hang, or an answer that is not `expected`."""
     for _ in range(tries):
-        result = binding.child(code, timeout=6, **options)
+        result = binding.child(code, timeout=3, **options)
         if result.hung or result.returncode or expected not in result.out:
             return
     pytest.fail(result.describe(f"{binding.name}'s own way ended well {tries} times"), pytrace=False)
@@ -109,13 +109,17 @@ def test_binding_the_same_with_its_own_acquire(binding: Binding) -> None:
         ends_badly(binding, code, expected="refused 4")
 
 
+DEBUG_MALLOC = {"PYTHONMALLOC": "debug"}
+"""Freed memory is overwritten: what was deleted cannot be used by luck."""
+
+
 # --- callables and objects kept by C++ ------------------------------------------------------------------------
 
 
 def test_binding_functions_called_and_destroyed_after_python(binding: Binding) -> None:
     """By a native thread that a static destructor starts."""
     code = "m.keep(lambda number: number)\nm.keep_object(lambda: 1)\n"
-    result = binding.child(code).check()
+    result = binding.child(code, env=DEBUG_MALLOC).check()
     assert result.lines() == ["late call gave -1", "joined 0, refused 0, in flight 0"]
 
 
@@ -124,14 +128,14 @@ def test_binding_the_same_with_its_own_function(binding: Binding) -> None:
     if binding.can_fail:
         assert binding.child(code).check().lines()[0] == "late call threw"
     else:
-        ends_badly(binding, code, expected="joined")
+        ends_badly(binding, code, expected="late call threw", env=DEBUG_MALLOC)
 
 
 def test_binding_its_own_function_only_destroyed(binding: Binding) -> None:
-    """nanobind's looks whether it is still alive; pybind11's does not."""
+    """nanobind's looks whether it is still alive; pybind11's does not, and gets away with it on 3.15.2."""
     code = "m.keep_theirs(lambda number: number)\nm.only_destroy()\n"
-    if binding.is_pybind11:
-        ends_badly(binding, code, expected="joined")
+    if binding.is_pybind11 and not support.HAS_NATIVE:
+        ends_badly(binding, code, expected="joined", env=DEBUG_MALLOC)
     else:
         binding.child(code).check()
     binding.child(code.replace("keep_theirs", "keep")).check()
@@ -190,9 +194,6 @@ def test_binding_exceptions_of_a_void_function(binding: Binding) -> None:
 # --- nesting, and pybind11's own slot -------------------------------------------------------------------------
 
 ORDERS = ["theirs in ours", "ours in theirs", "release in ours", "ours in release in theirs"]
-DEBUG_MALLOC = {"PYTHONMALLOC": "debug"}
-"""Freed memory is overwritten, so that a state that was deleted is not taken for a good one."""
-
 
 def nests(binding: Binding, order: str) -> None:
     for is_kept in False, True:

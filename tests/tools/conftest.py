@@ -17,7 +17,8 @@ SOURCE = support.REPO / "src" / "pep788"
 
 
 def _package_files() -> list[pathlib.Path]:
-    return [*sorted(SOURCE.glob("*.py")), *sorted(SOURCE.glob("*.pyi")), SOURCE / "py.typed"]
+    patterns = ["*.py", "*.pyi", "*.pxd", "py.typed", "cmake/*.*", "pkgconfig/*"]
+    return sorted(path for pattern in patterns for path in SOURCE.glob(pattern))
 
 
 @pytest.fixture(scope="session")
@@ -26,13 +27,16 @@ def package() -> pathlib.Path:
     built = support.build_extension("_core", [SOURCE / "_core.c"], defines=["PEP788_ALWAYS"])
     seen = hashlib.sha256(built.name.encode())
     for path in _package_files():
-        seen.update(path.name.encode() + path.read_bytes())
+        seen.update(str(path.relative_to(SOURCE)).encode() + path.read_bytes())
     folder = support.BUILD / f"package-{seen.hexdigest()[:16]}"
     if not folder.is_dir():
         scratch = pathlib.Path(tempfile.mkdtemp(prefix="package-", dir=support.BUILD))
         target = scratch / "pep788"
         target.mkdir()
-        for path in [*_package_files(), *built.iterdir()]:
+        for path in _package_files():
+            (target / path.relative_to(SOURCE)).parent.mkdir(exist_ok=True)
+            shutil.copy(path, target / path.relative_to(SOURCE))
+        for path in built.iterdir():
             shutil.copy(path, target)
         shutil.copytree(support.INCLUDE, target / "include")
         support._publish(scratch, folder)

@@ -1,0 +1,98 @@
+"""The modules of docs/bindings.md: they compile, call back from native threads, and end well."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+from typing import Sequence
+
+import pytest
+import support
+
+from test_bindings import unpacked
+
+HERE = pathlib.Path(__file__).resolve().parent
+PAGE = support.REPO / "docs" / "bindings.md"
+
+USE = """
+import atexit, threading
+import example
+called = threading.Semaphore(0)
+def handler(number):
+    called.release()
+    return number
+example.on_event(handler)
+for _ in range(100):
+    called.acquire()
+entered, ending = threading.Event(), threading.Event()
+atexit.register(ending.set)     # native guards taken without pause would never let it end (F9)
+def wait():
+    try:
+        while not ending.is_set():
+            entered.set()
+            example.wait()
+    except RuntimeError:        # PythonFinalizationError: Cython's has a way to say that it is too late
+        pass
+threading.Thread(target=wait, daemon=True).start()
+entered.wait()
+print("end", flush=True)
+"""
+
+
+def sample(label: str) -> str:
+    found = re.search(rf"<!-- test: {label} -->\n```\w+\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert found, f"{PAGE} has no block marked {label}"
+    return found.group(1)
+
+
+def source(name: str, text: str) -> pathlib.Path:
+    path = support.BUILD / "docs" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def build(sources: Sequence[pathlib.Path], language: str, *flags: str) -> pathlib.Path:
+    extra = ["-O0", "-g0", "-fvisibility=hidden", "-I", str(HERE), *flags]
+    std = "c++17" if language == "c++" else None
+    return support.build_extension("example", sources, language=language, std=std, extra=extra)
+
+
+def calls_back_and_ends(folder: pathlib.Path) -> None:
+    for _ in range(support.tries(3)):
+        result = support.run_child(USE, path=[folder]).check()
+        assert (result.out, result.err) == ("end\njoined 4\n", ""), result.describe()
+
+
+def test_pybind11_example() -> None:
+    headers = unpacked("pybind11-3") / "include"
+    calls_back_and_ends(build([source("pybind11.cpp", sample("pybind11"))], "c++", "-isystem", str(headers)))
+
+
+def test_nanobind_example() -> None:
+    folder = unpacked("nanobind-2" if sys.version_info < (3, 10) else "nanobind-3")
+    headers = [folder / "include", folder / "ext" / "robin_map" / "include"]
+    flags = [word for path in headers for word in ("-isystem", str(path))]
+    sources = [source("nanobind.cpp", sample("nanobind")), folder / "src" / "nb_combined.cpp"]
+    calls_back_and_ends(build(sources, "c++", *flags))
+
+
+@pytest.fixture(scope="module")
+def cython_example() -> pathlib.Path:
+    pytest.importorskip("Cython")
+    pyx = source("example.pyx", sample("Cython"))
+    # Where `import pep788` finds the package of the tree, whether it is installed or not.
+    place = support.BUILD / "docs" / "path" / "pep788"
+    place.mkdir(parents=True, exist_ok=True)
+    shutil.copy(support.REPO / "src" / "pep788" / "__init__.pxd", place)
+    words = [sys.executable, "-m", "cython", "-3", "-Wextra", "-I", str(place.parent), str(pyx)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0 and "warning" not in done.stdout, done.stdout
+    return build([pyx.with_suffix(".c")], "c", "-Wno-unused-function")
+
+
+def test_cython_example(cython_example: pathlib.Path) -> None:
+    calls_back_and_ends(cython_example)
