@@ -20,7 +20,11 @@ namespace ours = pep788::nb;
 
 namespace theirs = pybind11;
 namespace ours = pep788::py;
-#  define MODULE(name, variable) PYBIND11_MODULE(name, variable)
+#  if PYBIND11_VERSION_MAJOR >= 3
+#    define MODULE(name, variable) PYBIND11_MODULE(name, variable, theirs::multiple_interpreters::per_interpreter_gil())
+#  else
+#    define MODULE(name, variable) PYBIND11_MODULE(name, variable)
+#  endif
 #endif
 
 #include <atomic>

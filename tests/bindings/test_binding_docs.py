@@ -12,7 +12,7 @@ from typing import Sequence
 import pytest
 import support
 
-from test_bindings import unpacked
+from test_bindings import backend, system_headers, unpacked
 
 HERE = pathlib.Path(__file__).resolve().parent
 PAGE = support.REPO / "docs" / "bindings.md"
@@ -67,17 +67,12 @@ def calls_back_and_ends(folder: pathlib.Path) -> None:
         assert (result.out, result.err) == ("end\njoined 4\n", ""), result.describe()
 
 
-def test_pybind11_example() -> None:
-    headers = unpacked("pybind11-3") / "include"
-    calls_back_and_ends(build([source("pybind11.cpp", sample("pybind11"))], "c++", "-isystem", str(headers)))
-
-
-def test_nanobind_example() -> None:
-    folder = unpacked("nanobind-2" if sys.version_info < (3, 10) else "nanobind-3")
-    headers = [folder / "include", folder / "ext" / "robin_map" / "include"]
-    flags = [word for path in headers for word in ("-isystem", str(path))]
-    sources = [source("nanobind.cpp", sample("nanobind")), folder / "src" / "nb_combined.cpp"]
-    calls_back_and_ends(build(sources, "c++", *flags))
+@pytest.mark.parametrize("name", ["pybind11", "nanobind"])
+def test_cpp_example(name: str) -> None:
+    release = f"{name}-2" if sys.version_info < (3, 10) else f"{name}-3"
+    folder = unpacked(release)
+    sources = [source(f"{name}.cpp", sample(name)), *backend(folder)]
+    calls_back_and_ends(build(sources, "c++", *system_headers(folder)))
 
 
 @pytest.fixture(scope="module")

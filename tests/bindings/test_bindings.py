@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
+from typing import List
 
 import pytest
 import support
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "compile"))
+
+import test_compile as compiling  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +46,28 @@ def unpacked(name: str) -> pathlib.Path:
     return folder
 
 
+def language_defines(name: str) -> List[str]:
+    return ["B_NANOBIND"] if name.startswith("nanobind") else []
+
+
+def system_headers(folder: pathlib.Path) -> List[str]:
+    """Of pybind11, or of nanobind and the one library it comes with."""
+    includes = [folder / "include", folder / "ext" / "robin_map" / "include"]
+    return [word for include in includes if include.is_dir() for word in ("-isystem", str(include))]
+
+
+def backend(folder: pathlib.Path) -> List[pathlib.Path]:
+    """nanobind's compiled part, which its CMake functions add to each module."""
+    return [path for path in [folder / "src" / "nb_combined.cpp"] if path.is_file()]
+
+
 def build(name: str) -> Binding:
     folder = unpacked(name)
-    sources, defines = [HERE / "b_binding.cpp"], []
-    flags = ["-O0", "-g0", "-Wpedantic", "-fvisibility=hidden", "-isystem", str(folder / "include")]
-    if name.startswith("nanobind"):
-        defines.append("B_NANOBIND")
-        sources.append(folder / "src" / "nb_combined.cpp")
-        flags += ["-isystem", str(folder / "ext" / "robin_map" / "include"), "-DNB_COMPACT_ASSERTIONS"]
-    path = support.build_extension("b_binding", sources, defines=defines, language="c++", std="c++17", extra=flags)
+    flags = ["-O0", "-g0", "-Wpedantic", "-fvisibility=hidden", *system_headers(folder)]
+    sources = [HERE / "b_binding.cpp", *backend(folder)]
+    path = support.build_extension(
+        "b_binding", sources, defines=language_defines(name), language="c++", std="c++17", extra=flags
+    )
     return Binding(name, path)
 
 
@@ -74,6 +91,26 @@ def ends_badly(binding: Binding, code: str, *, expected: str, tries: int = 3, **
         if result.hung or result.returncode or expected not in result.out:
             return
     pytest.fail(result.describe(f"{binding.name}'s own way ended well {tries} times"), pytrace=False)
+
+
+# --- warnings -------------------------------------------------------------------------------------------------
+
+STRICT = [
+    ("pybind11-2", "clang++", "c++14", []),
+    ("pybind11-3", "g++", "c++11", []),
+    ("nanobind-2", "g++", "c++20", []),
+    ("nanobind-3", "clang++", "c++17", []),
+    ("nanobind-3", "g++", "c++17", ["Py_LIMITED_API=0x030C0000"]),
+]
+
+
+@pytest.mark.parametrize("what", STRICT, ids=lambda what: " ".join([*what[:3], *what[3]]))
+def test_binding_compiles_without_a_warning(what) -> None:
+    name, compiler, std, defines = what
+    if defines and (sys.version_info < (3, 12) or support.FREE_THREADED):
+        pytest.skip("nanobind supports the limited API from 3.12 on")
+    words = compiling.command(compiling.found(compiler), "c++", std, [*defines, *language_defines(name)])
+    compiling.compiles([*words, *system_headers(unpacked(name))], HERE / "use_binding.cpp")
 
 
 # --- threads that call Python while it ends -------------------------------------------------------------------
@@ -214,6 +251,35 @@ def test_pybind11_disassociated_in_ours(pybind11: Binding) -> None:
 def test_pybind11_the_same_without_care_for_the_slot(pybind11: Binding) -> None:
     """With pep788::attached alone: pybind11's next acquire on the thread uses the deleted state."""
     ends_badly(pybind11, "print(m.nested_without_slot())", expected="3\n", tries=1, env=DEBUG_MALLOC)
+
+
+# --- subinterpreters ------------------------------------------------------------------------------------------
+
+IN_SUB = """
+import sys
+if sys.version_info >= (3, 13):
+    import _interpreters as api
+    sub = api.create({kind!r})
+else:
+    import _xxsubinterpreters as api
+    sub = api.create(isolated={kind!r} == "isolated")
+error = api.run_string(sub, """ + repr("""
+import b_binding as m
+print(m.call(lambda number: number + 1, 4), m.nested("theirs in ours", False), flush=True)
+m.keep(lambda number: number)
+""") + """)
+assert error is None, error
+print(m.call(lambda number: number + 1, 5), flush=True)
+api.destroy(sub)
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="pybind11 supports subinterpreters from 3.12 on")
+@pytest.mark.parametrize("kind", ["legacy", "isolated"])
+def test_pybind11_callables_know_their_interpreter(kind: str) -> None:
+    """Called on native threads of a subinterpreter's module, and after its end."""
+    result = build("pybind11-3").child(IN_SUB.format(kind=kind)).check()
+    assert result.lines() == ["5 3", "6", "late call gave -1", "joined 0, refused 0, in flight 0"]
 
 
 # --- call guards ----------------------------------------------------------------------------------------------

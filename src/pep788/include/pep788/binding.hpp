@@ -60,7 +60,7 @@ inline int set_view_of_module() noexcept
 /* Empty, and fatal where checks are on, before init(). Any thread. */
 inline const view &interpreter_of_module() noexcept
 {
-    static const view none;
+    static const view &none = *new view();     /* leaked: threads may be here when static destructors run */
     const view *interpreter = view_of_module().load(std::memory_order_acquire);
     check(interpreter != nullptr,
           "pep788: gil_scoped_acquire needs pep788::py::init() or pep788::nb::init() at the start of the module");
@@ -142,7 +142,7 @@ public:
     }
 };
 
-/* How a thread comes to Python for a call: `acquire` of the binding, for one C++ signature. */
+/* What a std::function holds: any thread attaches for the call, as the binding does it. */
 template <typename Binding, typename Result, typename Otherwise, typename Return, typename... Args>
 class caller {
 public:
@@ -191,10 +191,13 @@ public:
 
     callable() noexcept {}
 
-    /* Takes a new reference; NULL gives an empty one. Attached. */
+    /* Takes a new reference; NULL gives an empty one. Attached; throws bad_alloc. */
     explicit callable(PyObject *borrowed)
         : held_(borrowed == nullptr ? nullptr : std::make_shared<object>(object::borrow(borrowed)))
     {
+        if (held_ != nullptr && !held_->interpreter()) {
+            throw std::bad_alloc();
+        }
     }
 
     explicit operator bool() const noexcept { return held_ != nullptr; }
