@@ -71,23 +71,23 @@ def calls_back_and_ends(folder: pathlib.Path) -> None:
 def test_cpp_example(name: str) -> None:
     release = f"{name}-2" if sys.version_info < (3, 10) else f"{name}-3"
     folder = unpacked(release)
-    sources = [source(f"{name}.cpp", sample(name)), *backend(folder)]
-    calls_back_and_ends(build(sources, "c++", *system_headers(folder)))
+    text = sample(name)
+    if name == "pybind11":
+        text += sample("pybind11 override")  # compiled here; test_bindings.py runs one like it
+    calls_back_and_ends(build([source(f"{name}.cpp", text), *backend(folder)], "c++", *system_headers(folder)))
 
 
-@pytest.fixture(scope="module")
-def cython_example() -> pathlib.Path:
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_cython_example(language: str) -> None:
     pytest.importorskip("Cython")
     pyx = source("example.pyx", sample("Cython"))
     # Where `import pep788` finds the package of the tree, whether it is installed or not.
     place = support.BUILD / "docs" / "path" / "pep788"
     place.mkdir(parents=True, exist_ok=True)
     shutil.copy(support.REPO / "src" / "pep788" / "__init__.pxd", place)
-    words = [sys.executable, "-m", "cython", "-3", "-Wextra", "-I", str(place.parent), str(pyx)]
+    output = pyx.with_suffix(".cpp" if language == "c++" else ".c")
+    words = [sys.executable, "-m", "cython", "-3", "-Wextra", "-I", str(place.parent), str(pyx), "-o", str(output)]
+    words += ["--cplus"] if language == "c++" else []
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0 and "warning" not in done.stdout, done.stdout
-    return build([pyx.with_suffix(".c")], "c", "-Wno-unused-function")
-
-
-def test_cython_example(cython_example: pathlib.Path) -> None:
-    calls_back_and_ends(cython_example)
+    calls_back_and_ends(build([output], language, "-Wno-unused-function"))
