@@ -13,6 +13,7 @@ import argparse
 import concurrent.futures
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,10 @@ class Builder:
         self.folder = BUILD / "examples" / name
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
+        # So Meson finds pep788.pc where there is a pkg-config (in CI, not in the chroot), and asks the package elsewhere.
+        ask = [*self.column.python, "-m", "pep788", "config", "--pkgconfigdir"]
+        found = subprocess.run(ask, env=dict(self.column.env), stdout=subprocess.PIPE, text=True, check=True)
+        self.env = {**self.column.env, "PKG_CONFIG_PATH": found.stdout.strip()}
         self._make_wheel()
 
     def build_and_run(self, project: str) -> None:
@@ -70,7 +75,7 @@ class Builder:
         self._run([*self.column.python, *words, str(copy)], "making the wheel of pep788")
 
     def _run(self, argv: Sequence[str], what: str, attempts: int = 1) -> None:
-        run_quietly(argv, what=what, env=self.column.env, attempts=attempts, cwd=self.folder)
+        run_quietly(argv, what=what, env=self.env, attempts=attempts, cwd=self.folder)
 
 
 def main() -> int:
