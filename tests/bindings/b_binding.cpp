@@ -364,6 +364,16 @@ nested_without_slot()
 }
 #endif
 
+// acquires(): whether an acquire without an argument works on a native thread
+bool
+acquires()
+{
+    return on_thread([] {
+        ours::gil_scoped_acquire here;
+        return std::string(here ? "yes" : "no");
+    }) == "yes";
+}
+
 std::mutex mutex;
 std::condition_variable changed;
 bool entered, ending;
@@ -458,6 +468,7 @@ MODULE(b_binding, m)
     m.def("same", [](const Callable &callable) { return callable; }, nullable);
     m.def("is_empty", [](const Callable &callable) { return !callable && !callable.or_return(1); }, nullable);
     m.def("nested", nested);
+    m.def("acquires", acquires);
 #if !defined(B_NANOBIND)
     m.def("nested_without_slot", nested_without_slot);
 #endif

@@ -168,14 +168,18 @@ def test_binding_the_same_with_its_own_function(binding: Binding) -> None:
         ends_badly(binding, code, expected="late call threw", env=DEBUG_MALLOC)
 
 
-def test_binding_its_own_function_only_destroyed(binding: Binding) -> None:
-    """nanobind's looks whether it is still alive; pybind11's does not, and gets away with it on 3.15.2."""
-    code = "m.keep_theirs(lambda number: number)\nm.only_destroy()\n"
-    if binding.is_pybind11 and not support.HAS_NATIVE:
-        ends_badly(binding, code, expected="joined", env=DEBUG_MALLOC)
-    else:
-        binding.child(code).check()
-    binding.child(code.replace("keep_theirs", "keep")).check()
+DESTROYED = "m.keep{}(lambda number: number)\nm.only_destroy()\n"
+
+
+def test_binding_functions_destroyed_after_python(binding: Binding) -> None:
+    result = binding.child(DESTROYED.format(""), env=DEBUG_MALLOC).check()
+    assert result.out.strip() == "joined 0, refused 0, in flight 0"
+
+
+@pytest.mark.skipif(support.HAS_NATIVE, reason="3.15.2 deallocates a function after its end without a crash, mostly")
+def test_pybind11_the_same_with_its_own_function(pybind11: Binding) -> None:
+    """nanobind's looks whether it is still alive; pybind11's does not."""
+    ends_badly(pybind11, DESTROYED.format("_theirs"), expected="joined", env=DEBUG_MALLOC)
 
 
 def test_binding_copies_belong_to_any_thread(binding: Binding) -> None:
@@ -255,7 +259,7 @@ def test_pybind11_the_same_without_care_for_the_slot(pybind11: Binding) -> None:
 
 # --- subinterpreters ------------------------------------------------------------------------------------------
 
-IN_SUB = """
+SUB = """
 import sys
 if sys.version_info >= (3, 13):
     import _interpreters as api
@@ -263,23 +267,41 @@ if sys.version_info >= (3, 13):
 else:
     import _xxsubinterpreters as api
     sub = api.create(isolated={kind!r} == "isolated")
-error = api.run_string(sub, """ + repr("""
+
+def run(code):
+    error = api.run_string(sub, code)
+    assert error is None, error
+"""
+USE_IN_SUB = """
 import b_binding as m
 print(m.call(lambda number: number + 1, 4), m.nested("theirs in ours", False), flush=True)
 m.keep(lambda number: number)
-""") + """)
-assert error is None, error
-print(m.call(lambda number: number + 1, 5), flush=True)
-api.destroy(sub)
 """
+needs_subinterpreters = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="pybind11 supports subinterpreters from 3.12 on"
+)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="pybind11 supports subinterpreters from 3.12 on")
+@needs_subinterpreters
 @pytest.mark.parametrize("kind", ["legacy", "isolated"])
 def test_pybind11_callables_know_their_interpreter(kind: str) -> None:
     """Called on native threads of a subinterpreter's module, and after its end."""
-    result = build("pybind11-3").child(IN_SUB.format(kind=kind)).check()
+    code = SUB.format(kind=kind) + f"run({USE_IN_SUB!r})\nprint(m.call(lambda number: number, 6))\napi.destroy(sub)\n"
+    result = build("pybind11-3").child(code).check()
     assert result.lines() == ["5 3", "6", "late call gave -1", "joined 0, refused 0, in flight 0"]
+
+
+@needs_subinterpreters
+def test_pybind11_the_main_interpreter_is_home() -> None:
+    """Also where a subinterpreter imported the module first, and has ended."""
+    code = SUB.format(kind="legacy") + """
+run("import b_binding as m; print(m.acquires(), flush=True)")
+import b_binding as m
+api.destroy(sub)
+print(m.acquires())
+"""
+    result = support.run_child(code, path=[build("pybind11-3").path]).check()
+    assert result.lines()[:2] == ["True", "True"]
 
 
 # --- call guards ----------------------------------------------------------------------------------------------

@@ -27,44 +27,52 @@
 namespace pep788 PEP788_HIDDEN {
 namespace detail {
 
-/* The interpreter that init() was called in. Read by any thread, so what was in it is never freed. */
-inline std::atomic<const view *> &view_of_module() noexcept
+/* The interpreter that gil_scoped_acquire without an argument means. */
+struct home {
+    view interpreter;
+    bool is_main;
+};
+
+/* NULL before init(). Read by any thread at any time, so what was in it is never freed. */
+inline std::atomic<const home *> &home_of_module() noexcept
 {
-    static std::atomic<const view *> interpreter(nullptr);
-    return interpreter;
+    static std::atomic<const home *> of_module(nullptr);
+    return of_module;
 }
 
-/* 0, or -1 with an exception. Attached. */
-inline int set_view_of_module() noexcept
+/* The main interpreter becomes the home of the module, or else the first one that calls
+   this and is alive. 0, or -1 with an exception. Attached. */
+inline int set_home_of_module() noexcept
 {
     if (Pep788_Init() < 0) {
         return -1;
     }
-    const view *old = view_of_module().load(std::memory_order_acquire);
-    if (old != nullptr && guard(*old)) {
-        return 0;       /* this is a further interpreter: the first one stays, as in pybind11's `istate` */
+    const bool is_main = PyInterpreterState_GetID(PyInterpreterState_Get()) == 0;
+    const home *old = home_of_module().load(std::memory_order_acquire);
+    if (old != nullptr && (old->is_main || !is_main) && guard(old->interpreter)) {
+        return 0;
     }
-    view *fresh = new (std::nothrow) view(view::current());
+    view interpreter = view::current();
+    if (!interpreter) {
+        return -1;
+    }
+    const home *fresh = new (std::nothrow) home{std::move(interpreter), is_main};
     if (fresh == nullptr) {
         PyErr_NoMemory();
         return -1;
     }
-    if (!*fresh) {
-        delete fresh;
-        return -1;
-    }
-    view_of_module().store(fresh, std::memory_order_release);
+    home_of_module().store(fresh, std::memory_order_release);
     return 0;
 }
 
 /* Empty, and fatal where checks are on, before init(). Any thread. */
 inline const view &interpreter_of_module() noexcept
 {
-    static const view &none = *new view();     /* leaked: threads may be here when static destructors run */
-    const view *interpreter = view_of_module().load(std::memory_order_acquire);
-    check(interpreter != nullptr,
+    static const view &none = *new view();      /* leaked: threads may be here when static destructors run */
+    const home *of_module = home_of_module().load(std::memory_order_acquire);
+    check(of_module != nullptr,
           "pep788: gil_scoped_acquire needs pep788::py::init() or pep788::nb::init() at the start of the module");
-    return interpreter == nullptr ? none : *interpreter;
+    return of_module == nullptr ? none : of_module->interpreter;
 }
 
 /* Empty if it is refused, without an exception; one that was set stays. Attached. */
@@ -102,7 +110,7 @@ private:
     PyThreadState *state_;
 };
 
-/* What becomes of a call that Python could not be asked for, or to which it raised. */
+/* What a call gives that came too late, or that Python answered with an exception. */
 
 template <typename Binding, typename Result>
 class returning {

@@ -39,7 +39,7 @@ namespace nb {
 /* Once in each NB_MODULE, and in each interpreter that imports it. Attached; throws python_error. */
 inline void init()
 {
-    if (::pep788::detail::set_view_of_module() < 0) {
+    if (::pep788::detail::set_home_of_module() < 0) {
         throw ::nanobind::python_error();
     }
 }
@@ -50,7 +50,7 @@ namespace detail {
 template <typename Token>
 class scoped_acquire {
 public:
-    /* The interpreter in which init() was called. */
+    /* The main interpreter, or the one in which init() was called first. */
     scoped_acquire() noexcept : scoped_acquire(::pep788::detail::interpreter_of_module()) {}
     explicit scoped_acquire(const view &interpreter) noexcept : token_(interpreter) {}
     scoped_acquire(const scoped_acquire &) = delete;

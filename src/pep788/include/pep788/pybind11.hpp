@@ -40,7 +40,7 @@ namespace py {
    throws error_already_set. */
 inline void init()
 {
-    if (::pep788::detail::set_view_of_module() < 0) {
+    if (::pep788::detail::set_home_of_module() < 0) {
         throw ::pybind11::error_already_set();
     }
 }
@@ -106,7 +106,7 @@ private:
 template <typename Token>
 class scoped_acquire {
 public:
-    /* The interpreter in which init() was called. */
+    /* The main interpreter, or the one in which init() was called first. */
     scoped_acquire() noexcept : scoped_acquire(::pep788::detail::interpreter_of_module()) {}
 
     explicit scoped_acquire(const view &interpreter) noexcept
