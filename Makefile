@@ -16,7 +16,7 @@ STAMPS := build/stamps
 TAG := import sys, sysconfig as s; print("%d.%d.%d-" % sys.version_info[:3] + s.get_config_var("SOABI"))
 MATRIX = $(PYTHON) tools/matrix.py $(if $(ONLY),--only $(ONLY))
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all pyaudio stress explore sanitize examples bench lint clean distclean FORCE
+.PHONY: help demo test test-all pyaudio callback stress exits explore sanitize examples bench lint clean distclean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,8 +36,15 @@ test-all: $(STAMPS)/checked ## the tests on every interpreter, 3.9 to 3.15; make
 pyaudio: $(STAMPS)/checked ## a real extension, ported and not, exiting in mid-stream on every interpreter
 	@$(MATRIX) pyaudio -- $(ARGS)
 
+callback: $(STAMPS)/checked ## pure-Python programs with callbacks, exiting in mid-call on every interpreter
+	@$(MATRIX) callback -- $(ARGS)
+
 stress: $(STAMPS)/checked ## initialize and finalize under fire, on every interpreter
 	@$(MATRIX) stress -- $(ARGS)
+
+exits: $(STAMPS)/test ## pep788 stress on programs that fail at exit, 200 runs of each correct one, and what it costs
+	PEP788_TEST_TRIES=50 $(VENV)/bin/python -m pytest -q tests/tools/test_stress_programs.py $(ARGS)
+	$(VENV)/bin/python bench/exits.py
 
 explore: $(STAMPS)/test ## all interleavings of the guard and close state machine
 	$(VENV)/bin/python tests/explore/run.py $(ARGS)

@@ -219,6 +219,17 @@ ROWS = (
         "the same, 2 threads / best that makes a state per call",
         best_of(MAKES_ONE, 2),
     ),
+    *(
+        Row(
+            f"{library}-{kind}",
+            "callbacks",
+            f"calls per second through pep788.callback{words} / plain {library}",
+            pair(f"{library}-{kind} 1", f"{library} 1"),
+            native_counts=True,  # the Python package never uses the native functions
+        )
+        for library in ("ctypes", "cffi")
+        for kind, words in (("safe", ""), ("safe-kept", ", state kept"))
+    ),
     Row(
         "close",
         "close",
@@ -285,6 +296,10 @@ CONTENDERS = (
         )
         if (name, threads) != ("attached", 2)
     ),
+    ("callbacks", "ctypes-safe 1", "callbacks, ctypes through pep788.callback, 1 thread", "k/s"),
+    ("callbacks", "ctypes-safe-kept 1", "callbacks, ctypes through pep788.callback, state kept, 1 thread", "k/s"),
+    ("callbacks", "cffi-safe 1", "callbacks, cffi through pep788.callback, 1 thread", "k/s"),
+    ("callbacks", "cffi-safe-kept 1", "callbacks, cffi through pep788.callback, state kept, 1 thread", "k/s"),
     ("close", "ours", "last Close to finalization going on", "µs"),
     ("close", "native", "the same, native", "µs"),
     ("process", "import", "import pep788", "µs"),

@@ -77,6 +77,7 @@ class Bench:
         self.settings = settings
         self.builder = modules.Builder(Path(settings.build), Path(settings.include))
         self.cpus = processors()
+        self.kept_alive: list[Any] = []
 
     def run(self) -> None:
         groups = {
@@ -165,12 +166,21 @@ class Bench:
             except (modules.BuildError, ImportError, RuntimeError, OSError) as error:
                 for threads in (1, 2):
                     say("missing", group="callbacks", contender=f"{name} {threads}", why=str(error))
+        safe: dict[str, Sampler] = {}
+        for name in ("cffi", "ctypes"):
+            try:
+                safe.update(self.one_liners(name, tick))
+            except (modules.BuildError, ImportError) as error:
+                for kind in ("safe", "safe-kept"):
+                    say("missing", group="callbacks", contender=f"{name}-{kind} 1", why=str(error))
         for threads in self.thread_counts("callbacks", (*runs, "kept", "native")):
             contenders = self.kept("callbacks", f"kept {threads}", "kept callback", threads, rate=True)
             contenders.update({f"{name} {threads}": run(threads) for name, run in runs.items()})
             contenders.update(self.native(f"native {threads}", "view callback", threads, rate=True))
             contenders[f"attached {threads}"] = self.ours("attached callback", threads, rate=True)
-            if threads > 1:
+            if threads == 1:
+                contenders.update(safe)
+            else:
                 del contenders[f"attached {threads}"]  # they never let go: it says how the GIL is shared, no more
             self.rounds("callbacks", contenders)
 
@@ -247,15 +257,34 @@ class Bench:
             module = getattr(modules, name)(self.builder)
             module.set_callable(tick)
             return lambda threads: self.sampler(module, "callback", threads, True)
+        pointer, address = self.pointer(name, tick)
+        return self.through_pointer(pointer, address)
+
+    def pointer(self, name: str, tick: Callable[[], None]) -> tuple[Any, Callable[[Any], int]]:
+        """A function pointer of cffi or ctypes, and what tells the address of one."""
         if name == "cffi":
-            address = modules.cffi(self.builder, tick)
-        else:
-            self.kept_alive = ctypes.CFUNCTYPE(None)(tick)
-            address = ctypes.cast(self.kept_alive, ctypes.c_void_p).value or 0
+            ffi, function = modules.cffi(self.builder, tick)
+            return function, lambda pointer: int(ffi.cast("uintptr_t", pointer))
+        return ctypes.CFUNCTYPE(None)(tick), lambda pointer: int.from_bytes(bytes(pointer), sys.byteorder)
+
+    def through_pointer(self, pointer: Any, address: Callable[[Any], int]) -> Callable[[int], Sampler]:
         pairs = self.pairs
+        self.kept_alive.append(pointer)
         return lambda threads: self.sampler(
-            pairs, "pointer callback", threads, True, lambda: pairs.set_pointer(address)
+            pairs, "pointer callback", threads, True, lambda: pairs.set_pointer(address(pointer))
         )
+
+    def one_liners(self, name: str, tick: Callable[[], None]) -> dict[str, Sampler]:
+        """The same function pointer through `pep788.callback`, on one thread."""
+        import pep788
+
+        pointer, address = self.pointer(name, tick)
+        safe = pep788.callback(pointer, keep_thread_state=False)
+        kept = pep788.callback(pointer, keep_thread_state=True)
+        return {
+            f"{name}-safe 1": self.through_pointer(safe, address)(1),
+            f"{name}-safe-kept 1": self.through_pointer(kept, address)(1),
+        }
 
     def thread_counts(self, group: str, names: Sequence[str]) -> Sequence[int]:
         if len(set(self.cpus)) >= 2 or self.cpus == [-1, -1]:

@@ -6,6 +6,7 @@ Runs on Python 3.9 and later, by the interpreter under test.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -112,6 +113,19 @@ def build_program(
     if limited:
         defines = [*defines, f"Py_LIMITED_API={limited}"]
     return _build(name, sources, defines, language, std, list(extra), [*ldflags, *_libpython_flags()])
+
+
+def build_library(name: str, sources: Iterable[Union[str, pathlib.Path]]) -> pathlib.Path:
+    """Build a shared library that knows nothing of Python; returns its path."""
+    return _build(name + ".so", sources, [], "c", None, ["-shared", "-fPIC"], [])
+
+
+@functools.lru_cache(maxsize=None)
+def has_ffi() -> bool:
+    """Whether libffi's headers are installed, which pep788.callback is built with."""
+    command = [*compile_command(), "-E", "-x", "c", "-"]
+    text = "#if !__has_include(<ffi.h>)\n#error\n#endif\n"
+    return subprocess.run(command, input=text, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def compile_command(language: str = "c", std: Optional[str] = None, defines: Sequence[str] = ()) -> List[str]:

@@ -31,9 +31,10 @@ import interpreters
 from setup_env import BUILD, CHECKOUT, SetupError
 
 SUITES = {
-    "tests": ["{python}", "-m", "pytest", "tests", "-q", "-o", "cache_dir={build}/pytest"],
+    "tests": ["{python}", "-m", "pytest", "-q", "-o", "cache_dir={build}/pytest"],
     "stress": ["{python}", "tests/stress/run.py"],
     "pyaudio": ["{python}", "examples/pyaudio/prove.py", "--build-dir", "{build}/pyaudio"],
+    "callback": ["{python}", "examples/callback/prove.py"],
     "command": [],
 }
 COUNTS = re.compile(r"\b(\d+) (passed|failed|skipped|errors?|xfailed|xpassed)\b")

@@ -1,4 +1,4 @@
-"""The ``pep788`` command: ``info``, ``config``, ``vendor`` and ``demo``.
+"""The ``pep788`` command: ``info``, ``config``, ``vendor``, and the tools that are packages of their own.
 
 Exit status: 0 done, 1 not done (the message says why), 2 wrong usage, 130 after Ctrl-C.
 """
@@ -23,7 +23,11 @@ from pep788 import vendor
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-DEMO_HELP = "show what happens to native threads at interpreter exit, old API and new"
+TOOLS = {
+    "demo": "show what happens to native threads at interpreter exit, old API and new",
+    "stress": "run a program to its end many times: how often it fails, and why",
+}
+"""Packages with a ``main(argv)``; all their options are their own, --help included."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,14 +179,14 @@ def _next_steps(folder: pathlib.Path) -> str:
     )
 
 
-def _demo(argv: Sequence[str]) -> int:
+def _tool(name: str, argv: Sequence[str]) -> int:
     try:
-        demo: Any = importlib.import_module("pep788.demo")
+        tool: Any = importlib.import_module(f"pep788.{name}")
     except ModuleNotFoundError as error:
-        if error.name != "pep788.demo":
+        if error.name != f"pep788.{name}":
             raise
-        return _fail("the demo is not part of this installation; install pep788 as a whole")
-    status = demo.main(list(argv))
+        return _fail(f"{name} is not part of this installation; install pep788 as a whole")
+    status = tool.main(list(argv))
     return OK if status is None else int(status)
 
 
@@ -229,7 +233,8 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--force", action="store_true", help="overwrite files that were changed there")
     how.add_argument("--check", action="store_true", help="write nothing; 1 unless up to date")
     copy.set_defaults(run=_vendor)
-    commands.add_parser("demo", help=DEMO_HELP, add_help=False)
+    for name, text in TOOLS.items():
+        commands.add_parser(name, help=text, add_help=False)
     return parser
 
 
@@ -259,8 +264,8 @@ def _drop_output() -> None:
 
 
 def _run(arguments: List[str]) -> int:
-    if arguments[:1] == ["demo"]:
-        return _demo(arguments[1:])  # all its options are its own, --help included
+    if arguments and arguments[0] in TOOLS:
+        return _tool(arguments[0], arguments[1:])
     parser = build_parser()
     options = parser.parse_args(arguments)
     if options.command is None:

@@ -17,15 +17,23 @@ SOURCE = support.REPO / "src" / "pep788"
 
 
 def _package_files() -> list[pathlib.Path]:
-    patterns = ["*.py", "*.pyi", "*.pxd", "py.typed", "cmake/*.*", "pkgconfig/*"]
-    return sorted(path for pattern in patterns for path in SOURCE.glob(pattern))
+    patterns = ("*.py", "*.pyi", "*.pxd", "py.typed", "*.cmake", "*.pc")
+    kept = (path for pattern in patterns for path in SOURCE.rglob(pattern))
+    return sorted(path for path in kept if "__pycache__" not in path.parts)
+
+
+def _probe() -> pathlib.Path:
+    """What `pep788 stress` preloads: not a module, but built as one is."""
+    folder = support.build_extension("_probe", [SOURCE / "stress" / "_probe.c"], extra=["-fexceptions"], ldflags=["-ldl"])
+    return next(folder.glob("_probe*.so"))
 
 
 @pytest.fixture(scope="session")
 def package() -> pathlib.Path:
     """Folder to put on the path so that `import pep788` finds this tree, not an installed copy."""
     built = support.build_extension("_core", [SOURCE / "_core.c"], defines=["PEP788_ALWAYS"])
-    seen = hashlib.sha256(built.name.encode())
+    probe = _probe()
+    seen = hashlib.sha256(f"{built.name} {probe.parent.name}".encode())
     for path in _package_files():
         seen.update(str(path.relative_to(SOURCE)).encode() + path.read_bytes())
     folder = support.BUILD / f"package-{seen.hexdigest()[:16]}"
@@ -34,10 +42,12 @@ def package() -> pathlib.Path:
         target = scratch / "pep788"
         target.mkdir()
         for path in _package_files():
-            (target / path.relative_to(SOURCE)).parent.mkdir(exist_ok=True)
-            shutil.copy(path, target / path.relative_to(SOURCE))
+            place = target / path.relative_to(SOURCE)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, place)
         for path in built.iterdir():
             shutil.copy(path, target)
+        shutil.copy(probe, target / "stress")
         shutil.copytree(support.INCLUDE, target / "include")
         support._publish(scratch, folder)
     return folder

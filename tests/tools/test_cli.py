@@ -356,4 +356,4 @@ def test_demo_that_is_not_there_is_said_so(python):
         importlib.import_module = missing
         sys.exit(main(["demo"]))
     """).check(1)
-    assert result.err.startswith("pep788: the demo is not part of this installation")
+    assert result.err.startswith("pep788: demo is not part of this installation")

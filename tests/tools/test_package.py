@@ -1075,6 +1075,7 @@ def test_typing(package, tmp_path):
     user = tmp_path / "user.py"
     user.write_text(
         textwrap.dedent("""
+        import ctypes
         from typing import Optional
         import pep788
 
@@ -1090,6 +1091,9 @@ def test_typing(package, tmp_path):
             except pep788.PythonFinalizationError as error:
                 caught: RuntimeError = error
                 return str(caught)
+
+        handler = ctypes.CFUNCTYPE(ctypes.c_int)(count)
+        handler = pep788.callback(handler, on_closed=0, keep_thread_state=True)
 
         alive: bool = pep788.View.main().alive
         wrong: int = pep788.View.current()  # type: ignore[assignment]

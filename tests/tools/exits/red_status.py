@@ -1,0 +1,5 @@
+"""A program with a bug of its own."""
+
+import sys
+
+sys.exit("no configuration found")

@@ -1,0 +1,280 @@
+"""`pep788 stress` itself: arguments, numbers, reports, Ctrl-C and the pytest plugin."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import support
+
+SOURCE = support.REPO / "src" / "pep788" / "stress"
+OK = [sys.executable, "-c", "pass"]
+BAD = [sys.executable, "-c", "import os; os.abort()"]
+LAYOUT = """
+#include "{probe}"
+#include <stdio.h>
+int main(void) {{
+    printf("%zu %zu %zu %zu %zu\\n", sizeof(record_t), offsetof(record_t, events), offsetof(record_t, losses),
+           offsetof(record_t, crash_frames), offsetof(record_t, hold));
+    return 0;
+}}
+"""
+
+
+@pytest.fixture
+def stress(command):
+    return lambda *words: command("stress", *[str(word) for word in words])
+
+
+# --- arguments ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        ([], "say what to run, after --"),
+        (["--"], "say what to run, after --"),
+        (["--runs", "0", "--", "true"], "invalid whole number above 0 value: '0'"),
+        (["--timeout", "nan", "--", "true"], "invalid number of seconds value: 'nan'"),
+        (["--until-confidence", "100", "--", "true"], "invalid percentage between 0 and 100 value: '100'"),
+        (["--compare", "--", "true"], "--compare needs two commands"),
+        (["--python", "3.12", "--", "true"], "must be python, not true"),
+        (["--python", "3.12", "--embed", "--", "python"], "cannot be had with --embed"),
+        (["--", "program.py"], "write python program.py"),
+        (["--nonsense", "--", "true"], "unrecognized arguments"),
+        (["--python", "9.9", "--", "python"], "--python 9.9: not on PATH"),
+        (["--python", "/no/such/python", "--", "python"], "no such program"),
+        (["--", "/no/such/program"], "/no/such/program cannot be run: No such file or directory"),
+    ],
+)
+def test_wrong_arguments_say_what_is_wrong(stress, words, complaint):
+    result = stress(*words).check(2)
+    assert complaint in result.err
+    assert "Traceback" not in result.err
+
+
+def test_help(stress):
+    result = stress("--help").check()
+    assert result.out.startswith("usage: pep788 stress") and "--until-confidence" in result.out
+
+
+def test_a_module_and_its_arguments(stress, tmp_path):
+    (tmp_path / "main.py").write_text("import sys; sys.exit(sys.argv[1:] != ['--', '-x'])")
+    stress("--runs", 1, "--", sys.executable, tmp_path / "main.py", "--", "-x").check()
+    stress("--runs", 1, "-m", "this").check()
+
+
+def test_the_runs_that_a_confidence_needs(python):
+    """459 runs without a failure: below 1 % with 99 % confidence."""
+    code = """
+        from pep788 import stress
+        options = stress._parse(["--until-confidence", "99", "--", "true"])
+        assert options.runs == 459, options.runs
+        options = stress._parse(["--until-confidence", "95%", "--rate", "5", "--", "true"])
+        assert options.runs == 59, options.runs
+    """
+    python(code).check()
+
+
+def test_an_interpreter_by_version_and_by_path(stress, tmp_path):
+    """The label is what the interpreter says of itself."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    output = tmp_path / "report.json"
+    stress("--runs", 1, "--python", sys.executable, "--format", "json", "-o", output, "--", "python", "-c", "pass").check()
+    (cell,) = json.loads(output.read_text())["cells"]
+    assert cell["label"].startswith(version[:3]) and cell["command"][0] == sys.executable
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def test_bounds_and_the_exact_test(python):
+    """Against known values: the rule of three, Clopper-Pearson of 1 in 10, and Fisher's tea."""
+    code = """
+        from pep788.stress import _stats
+        near = lambda value, known: abs(value - known) < 1e-3 * known
+        assert near(_stats.upper_bound(0, 300), 1 - 0.05 ** (1 / 300))
+        assert near(_stats.upper_bound(1, 10), 0.39416)
+        assert _stats.upper_bound(7, 7) == 1.0
+        assert near(_stats.fisher(3, 4, 1, 4), 0.485714)
+        assert near(_stats.fisher(0, 10, 10, 10), 1.0825e-05)
+        assert _stats.fisher(5, 10, 5, 10) == 1.0
+        assert _stats.fisher(0, 10, 0, 10) == 1.0
+    """
+    python(code).check()
+
+
+def test_the_record_has_the_layout_of_the_probe(python, tmp_path):
+    if sys.platform != "linux":
+        pytest.skip("the probe is for Linux")
+    source = tmp_path / "layout.c"
+    source.write_text(LAYOUT.format(probe=SOURCE / "_probe.c"))
+    compiler = support.compile_command()[0]
+    flags = ["-std=c11", "-Wno-unused-function", "-pthread", "-o", tmp_path / "layout", source, "-ldl"]
+    subprocess.run([compiler, *flags], check=True)
+    seen = subprocess.run([tmp_path / "layout"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    code = "from pep788.stress import _record as r; print(r.SIZE, r._EVENTS_AT, r._LOSSES_AT, r._FRAMES_AT, r._HOLD_AT)"
+    assert python(code).check().out == seen
+
+
+# --- reports --------------------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_says_whether_the_difference_is_chance(stress):
+    result = stress("--compare", "--runs", 6, "--no-stacks", "--", *BAD, "--", *OK).check()
+    assert "6 of 6 failed before, 0 of 6 after: fewer failures, and not by chance (p = 0.0022)" in " ".join(result.out.split())
+    result = stress("--compare", "--runs", 6, "--no-stacks", "--", *OK, "--", *BAD).check(1)
+    assert "MORE failures" in result.out
+    result = stress("--compare", "--runs", 2, "--", *OK, "--", *OK).check()
+    assert "no difference that is more than chance (p = 1)" in " ".join(result.out.split())
+
+
+def test_no_failure_is_no_proof_that_there_is_none(stress):
+    out = " ".join(stress("--runs", 4, "--", *OK).check().out.split())
+    assert "0 of 4 failed. That proves a failure rate below 53 % with 95 % confidence" in out
+
+
+def test_a_program_that_is_not_seen_is_said_to_be_so(stress):
+    out = " ".join(stress("--runs", 2, "--", sys.executable, "-I", "-c", "pass").check().out.split())
+    assert "in 2 runs no Python was seen" in out
+
+
+def test_junit(stress, tmp_path):
+    output = tmp_path / "report.xml"
+    stress("--runs", 3, "--format", "junit", "-o", output, "--", *BAD).check(1)
+    suite = ElementTree.parse(output).getroot().find("testsuite")
+    assert suite is not None and suite.attrib["tests"] == suite.attrib["failures"] == "3"
+    failure = suite.find("testcase/failure")
+    assert failure is not None and failure.attrib["message"].startswith("SIGABRT")
+
+
+def test_html_is_one_file_with_pictures(stress, tmp_path):
+    output = tmp_path / "report.html"
+    hostile = [sys.executable, "-c", "import os; os.write(2, b'<script>alert(1)</script>\\x00\\xff'); os.abort()"]
+    stress("--runs", 3, "--format", "html", "-o", output, "--", *hostile).check(1)
+    text = output.read_text(encoding="utf-8")
+    assert text.count("<svg") == 2 and "</html>" in text
+    assert "<script" not in text and "&lt;script&gt;" in text
+    assert "http:" not in text and "https:" not in text and "src=" not in text
+
+
+def test_a_report_that_cannot_be_written_is_shown(stress, tmp_path):
+    result = stress("--runs", 1, "-o", tmp_path / "no" / "folder", "--", *OK).check(2)
+    assert "cannot be written" in result.err and "GREEN" in result.out
+
+
+def test_much_output_is_bounded(stress, tmp_path):
+    output = tmp_path / "report.json"
+    noisy = [sys.executable, "-c", "import os\nfor _ in range(200): os.write(2, b'x' * 65536)\nos.write(2, b'the end'); os.abort()"]
+    stress("--runs", 1, "--format", "json", "-o", output, "--", *noisy).check(1)
+    (group,) = json.loads(output.read_text())["cells"][0]["groups"]
+    assert len(group["sample"]["stderr"]) < 100_000
+    assert "the end" in group["sample"]["stderr"]
+
+
+def test_the_same_seed_gives_the_same_pauses(tmp_path):
+    """What the amplifier asks time.sleep for, in order."""
+    code = f"""if True:
+        import atexit, os, sys, time
+        slept, sleep = [], time.sleep
+        time.sleep = slept.append
+        sys.path.insert(0, {str(SOURCE / "inject")!r})
+        import _pep788_stress
+        for _ in range(20):
+            atexit.register(int)
+        atexit._run_exitfuncs()
+        assert 0 < sum(slept) < 0.16 and max(slept) < 0.008, slept
+        print(slept)
+    """
+    seen = [
+        support.run_child(code, env={"PEP788_STRESS_DIR": str(tmp_path), "PEP788_STRESS_SEED": seed}).check().out
+        for seed in ("7", "7", "8")
+    ]
+    assert seen[0] == seen[1] != seen[2]
+
+
+# --- Ctrl-C -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_gives_the_report_so_far_and_leaves_nothing(package, tmp_path, number):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    program = f"import os, time\nfile = os.open({str(fifo)!r}, os.O_WRONLY)\nos.write(file, b'x')\ntime.sleep(3600)"
+    argv = [sys.executable, "-m", "pep788", "stress", "--runs", "9", "--jobs", "2", "--", sys.executable, "-c", program]
+    env = {**os.environ, "PYTHONPATH": str(package), "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with open(fifo, "rb") as reader:
+        assert reader.read(1) == b"x"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert not reader.read().strip(b"x"), "the children are gone, or this would wait for ever"
+    assert process.returncode == 130, err
+    assert "interrupted" in out
+    assert "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["fifo"]
+
+
+# --- the pytest plugin --------------------------------------------------------------------------------------------------
+
+
+TESTS = """
+import os
+import pytest
+
+@pytest.mark.pep788_stress(runs=2)
+def test_good():
+    print("in another process", os.getpid())
+
+@pytest.mark.pep788_stress(runs=2)
+def test_bad():
+    os.abort()
+
+def test_fixture(pep788_stress):
+    pep788_stress("import threading; threading.Thread(target=print).start()", runs=2)
+
+def test_fixture_bad(pep788_stress):
+    pep788_stress("import os; os._exit(4)", runs=2)
+
+class TestClass:
+    @pytest.mark.pep788_stress
+    def test_method(self):
+        pass
+
+@pytest.mark.pep788_stress(rounds=2)
+def test_option():
+    pass
+
+@pytest.mark.pep788_stress(runs=0)
+def test_number():
+    pass
+"""
+
+
+def test_the_pytest_plugin(package, tmp_path):
+    (tmp_path / "test_them.py").write_text(TESTS)
+    argv = [sys.executable, "-m", "pytest", "-p", "pep788.stress.pytest_plugin", "--strict-markers", "-q", "-rA"]
+    argv += ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
+    # An installed pep788 would load it as well, by its entry point.
+    result = support.run_child(argv, path=[package], env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
+    out = result.out
+    for name in ("test_good", "test_fixture"):
+        assert re.search(rf"^PASSED .*test_them.py::{name}$", out, re.MULTILINE), result.describe()
+    for name in ("test_bad", "test_fixture_bad", "TestClass::test_method", "test_option", "test_number"):
+        assert re.search(rf"^FAILED .*test_them.py::{name}$", out, re.MULTILINE), result.describe()
+    assert "SIGABRT" in out and "exit status 4" in out
+    assert "only for functions of a module" in out
+    assert "rounds" in out and "runs must be above 0, not 0" in out
+
+
+def test_the_plugin_is_an_entry_point():
+    text = (support.REPO / "pyproject.toml").read_text()
+    assert '[project.entry-points.pytest11]\npep788_stress = "pep788.stress.pytest_plugin"' in text
+    assert pathlib.Path(SOURCE, "pytest_plugin.py").exists()
