@@ -16,7 +16,7 @@ STAMPS := build/stamps
 TAG := import sys, sysconfig as s; print("%d.%d.%d-" % sys.version_info[:3] + s.get_config_var("SOABI"))
 MATRIX = $(PYTHON) tools/matrix.py $(if $(ONLY),--only $(ONLY))
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all pyaudio callback stress exits explore sanitize bench lint clean distclean FORCE
+.PHONY: help demo test test-all pyaudio callback stress exits explore sanitize examples bench lint clean distclean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ explore: $(STAMPS)/test ## all interleavings of the guard and close state machin
 
 sanitize: $(STAMPS)/test ## the same code under the thread, address and undefined-behaviour sanitizers
 	$(VENV)/bin/python tests/sanitize/run.py $(ARGS)
+
+examples: $(STAMPS)/checked ## the example projects, built from the wheel on the oldest and the newest interpreter
+	@$(PYTHON) examples/build_all.py $(if $(ONLY),--interpreters $(ONLY)) $(ARGS)
 
 bench: $(STAMPS)/bench ## what it costs, against native 3.15, PyGILState and other libraries: tables and plots
 	@$(VENV)/bin/python bench/bench.py $(if $(ONLY),--interpreters $(ONLY)) $(ARGS)

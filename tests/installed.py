@@ -20,7 +20,8 @@ CORE = [SOURCE / "_core.c", SOURCE / "_watchdog.c"]
 
 
 def _package_files() -> list[pathlib.Path]:
-    kept = (path for pattern in ("*.py", "*.pyi", "py.typed") for path in SOURCE.rglob(pattern))
+    patterns = ("*.py", "*.pyi", "*.pxd", "py.typed", "*.cmake", "*.pc")
+    kept = (path for pattern in patterns for path in SOURCE.rglob(pattern))
     return sorted(path for path in kept if "__pycache__" not in path.parts)
 
 

@@ -28,6 +28,8 @@ REPO = pathlib.Path(__file__).resolve().parent.parent
 # PEP788_TEST_INCLUDE lets the tests themselves be developed against another header.
 INCLUDE = pathlib.Path(os.environ.get("PEP788_TEST_INCLUDE") or REPO / "src" / "pep788" / "include")
 BUILD = pathlib.Path(os.environ.get("PEP788_TEST_BUILD") or REPO / "build" / "tests")
+BINDINGS = pathlib.Path(os.environ.get("PEP788_TEST_BINDINGS") or REPO / "build" / "bindings")
+"""The releases of pybind11 and nanobind that tools/setup_env.py unpacks, one folder each."""
 
 HAS_NATIVE = sys.version_info >= (3, 15)
 ALWAYS = HAS_NATIVE and os.environ.get("PEP788_TEST_ALWAYS") == "1"

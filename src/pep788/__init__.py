@@ -22,7 +22,9 @@ __all__ = [
     "View",
     "__version__",
     "callback",
+    "get_cmake_dir",
     "get_include",
+    "get_pkgconfig_dir",
     "guard",
     "guard_count",
     "watchdog",
@@ -58,6 +60,19 @@ def callback(
     return result
 
 
+_HERE = _os.path.dirname(_os.path.abspath(__file__))
+
+
 def get_include() -> str:
     """Return the folder to put on the compiler's include path for pep788.h."""
-    return _os.path.join(_os.path.dirname(_os.path.abspath(__file__)), "include")
+    return _os.path.join(_HERE, "include")
+
+
+def get_cmake_dir() -> str:
+    """Return the folder of pep788Config.cmake: what to give CMake as ``pep788_DIR``."""
+    return _os.path.join(_HERE, "cmake")
+
+
+def get_pkgconfig_dir() -> str:
+    """Return the folder of pep788.pc, for ``PKG_CONFIG_PATH``."""
+    return _os.path.join(_HERE, "pkgconfig")
