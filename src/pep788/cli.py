@@ -1,4 +1,4 @@
-"""The ``pep788`` command: ``info``, ``vendor`` and ``demo``.
+"""The ``pep788`` command: ``info``, ``vendor``, ``demo`` and ``check``.
 
 Exit status: 0 done, 1 not done (the message says why), 2 wrong usage, 130 after Ctrl-C.
 """
@@ -22,6 +22,7 @@ from pep788 import vendor
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
+CHECK_HELP = "find code that calls into a Python that may be finalizing"
 DEMO_HELP = "show what happens to native threads at interpreter exit, old API and new"
 
 
@@ -158,6 +159,12 @@ def _demo(argv: Sequence[str]) -> int:
     return OK if status is None else int(status)
 
 
+def _check(argv: Sequence[str]) -> int:
+    from pep788.check import cli as check
+
+    return check.main(argv)
+
+
 def _fail(message: str) -> int:
     print(f"pep788: {message}", file=sys.stderr)
     return FAILED
@@ -192,6 +199,7 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--check", action="store_true", help="write nothing; 1 unless up to date")
     copy.set_defaults(run=_vendor)
     commands.add_parser("demo", help=DEMO_HELP, add_help=False)
+    commands.add_parser("check", help=CHECK_HELP, add_help=False)
     return parser
 
 
@@ -223,6 +231,8 @@ def _drop_output() -> None:
 def _run(arguments: List[str]) -> int:
     if arguments[:1] == ["demo"]:
         return _demo(arguments[1:])  # all its options are its own, --help included
+    if arguments[:1] == ["check"]:
+        return _check(arguments[1:])
     parser = build_parser()
     options = parser.parse_args(arguments)
     if options.command is None:

@@ -1,0 +1,188 @@
+"""One run: collect, parse, apply the rules, drop what is suppressed."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+from . import binary, cython_tree, flow, names, project, registry, sources
+from .ctree import CFile, Macro
+from .model import Finding, Report, Skip
+from .project import Project
+from .registry import Rule
+from .sources import Item
+
+SUPPRESS = re.compile(r"pep788:\s*ignore(?P<file>-file)?(?:\[(?P<rules>[A-Z0-9,\s]*)\])?")
+PURE_PYTHON_MODE = re.compile(rb"^\s*(?:import cython\b|cimport |from cython )", re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to check and which rules to apply; `select` and `ignore` are ids or beginnings of ids."""
+
+    paths: Tuple[str, ...]
+    select: Tuple[str, ...] = ("P",)
+    ignore: Tuple[str, ...] = ()
+    exclude: Tuple[str, ...] = ()
+    every_file: bool = False
+    """Parse files without an interesting word, too: for measurements."""
+
+
+def chosen(options: Options) -> List[Rule]:
+    return [
+        rule
+        for rule in registry.all_rules()
+        if rule.id.startswith(options.select) and not (options.ignore and rule.id.startswith(options.ignore))
+    ]
+
+
+def check(options: Options) -> Report:
+    """Run it. Whatever the files hold, this raises nothing but SourceError, for arguments that name nothing."""
+    report = Report()
+    rules = chosen(options)
+    whole = load(options, report)
+    found = [finding for rule in rules for finding in rule.run(whole)]
+    report.findings = sorted(_without_replaced(found, rules), key=lambda finding: finding.order)
+    _suppress(report, _texts(whole))
+    report.skipped.sort(key=lambda skip: (skip.path, skip.reason))
+    return report
+
+
+def load(options: Options, report: Report) -> Project:
+    """Parse what is worth it. `migrate` starts here, too."""
+    whole = Project()
+    items = _first_pass(options, report, whole)
+    macros = project.find_macros([_plain(item) for item in items.values() if b"#" in item.data], {})
+    while macros:  # files that say nothing of interest except the name of such a macro
+        more = _users(options, items, macros)
+        items.update(more)
+        new = project.find_macros([_plain(item) for item in more.values()], macros)
+        if len(new) == len(macros):
+            break
+        macros = new
+    whole.macros = macros
+    whole.files = [project.parse_c(item, macros) for item in items.values()]
+    project.fill(whole)
+    report.skipped += _not_understood(whole)
+    return whole
+
+
+def _plain(item: Item) -> CFile:
+    return project.parse_c(item, ())
+
+
+def _first_pass(options: Options, report: Report, whole: Project) -> Dict[str, Item]:
+    items: Dict[str, Item] = {}
+    for found in sources.collect(options.paths, options.exclude):
+        skip = found if isinstance(found, Skip) else sources.not_hand_written(found)
+        if skip is not None or isinstance(found, Skip):
+            report.skipped.append(skip or found)  # type: ignore[arg-type]
+            continue
+        report.files += 1
+        suffix = found.suffix
+        if suffix in sources.BINARY_SUFFIXES:
+            _binary(found, report, whole)
+            continue
+        report.lines += found.data.count(b"\n")
+        if suffix in sources.CYTHON_SUFFIXES:
+            _cython(found, report, whole)
+        elif options.every_file or names.INTERESTING.search(project.code_of(found)):
+            items[found.path] = found
+    return items
+
+
+def _users(options: Options, have: Dict[str, Item], macros: Dict[str, Macro]) -> Dict[str, Item]:
+    pattern = re.compile(rb"\b(?:" + b"|".join(re.escape(name).encode() for name in macros) + rb")\b")
+    more: Dict[str, Item] = {}
+    for found in sources.collect(options.paths, options.exclude):
+        if isinstance(found, Skip) or found.path in have or sources.not_hand_written(found) is not None:
+            continue
+        if found.suffix in sources.C_SUFFIXES + sources.SWIG_SUFFIXES and pattern.search(found.data):
+            more[found.path] = found
+    return more
+
+
+def _binary(item: Item, report: Report, whole: Project) -> None:
+    try:
+        whole.binaries.append(binary.read(item.path, item.data))
+    except binary.CannotRead as error:
+        report.skipped.append(Skip(item.path, str(error), "unreadable"))
+
+
+def _cython(item: Item, report: Report, whole: Project) -> None:
+    if not names.INTERESTING_CYTHON.search(item.data):
+        return
+    if item.suffix == ".py" and not PURE_PYTHON_MODE.search(item.data):
+        return
+    try:
+        whole.cython.append(cython_tree.parse(item.path, item.data))
+    except cython_tree.CannotParse as error:
+        report.skipped.append(Skip(item.path, f"Cython's parser: {error}", "unparsed"))
+    except UnicodeDecodeError:
+        report.skipped.append(Skip(item.path, "not UTF-8", "unparsed"))
+    except RecursionError:
+        report.skipped.append(Skip(item.path, "nested too deeply for Cython's parser", "unparsed"))
+
+
+def _not_understood(whole: Project) -> Iterator[Skip]:
+    """Functions that open something on paths that cannot be followed: only their calls are reported."""
+    lost: Dict[str, List[str]] = {}
+    for function in whole.functions:
+        if any(event.kind in flow.OPENS for event in function.events) and not whole.flows(function):
+            line = function.file.span(function.node).line
+            lost.setdefault(function.file.path, []).append(f"{function.name or 'a function'} (line {line})")
+    for path, functions in lost.items():
+        more = f" and {len(functions) - 3} more" if len(functions) > 3 else ""
+        yield Skip(path, f"the paths through {', '.join(functions[:3])}{more}; their calls are", "unparsed")
+
+
+def _without_replaced(findings: Sequence[Finding], rules: Iterable[Rule]) -> List[Finding]:
+    replaces = {rule.id: rule.replaces for rule in rules}
+    taken = {(f.span.path, f.span.start, other) for f in findings for other in replaces[f.rule]}
+    return [f for f in findings if (f.span.path, f.span.start, f.rule) not in taken]
+
+
+# --- suppression ------------------------------------------------------------------------------------------------
+
+
+def _texts(whole: Project) -> Dict[str, bytes]:
+    texts = {file.path: file.data for file in whole.files}
+    texts.update({file.path: file.data for file in whole.cython})
+    return texts
+
+
+def _suppress(report: Report, texts: Dict[str, bytes]) -> None:
+    """Comments: `pep788: ignore[P101]` on the line or alone on the one before, `ignore-file[...]` anywhere."""
+    kept = []
+    comments = {path: list(_comments(texts[path])) for path in {f.span.path for f in report.findings} & set(texts)}
+    for finding in report.findings:
+        if any(_covers(comment, finding) for comment in comments.get(finding.span.path, ())):
+            report.suppressed += 1
+        else:
+            kept.append(finding)
+    report.findings = kept
+    report.frames = {path: texts[path] for path in {f.span.path for f in kept} & set(texts)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Comment:
+    line: Optional[int]
+    rules: Tuple[str, ...]
+
+
+def _comments(data: bytes) -> Iterator[_Comment]:
+    if b"pep788" not in data:
+        return
+    for number, line in enumerate(data.decode("utf-8", "replace").split("\n"), 1):
+        found = SUPPRESS.search(line)
+        if found is not None:
+            rules = tuple(filter(None, re.split(r"[,\s]+", found.group("rules") or "")))
+            alone = not line[: found.start()].strip(" \t/*#")
+            at = None if found.group("file") else number + 1 if alone else number
+            yield _Comment(at, rules)
+
+
+def _covers(comment: _Comment, finding: Finding) -> bool:
+    here = comment.line is None or comment.line == finding.span.line
+    return here and (not comment.rules or finding.rule.startswith(comment.rules))

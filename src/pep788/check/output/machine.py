@@ -1,0 +1,52 @@
+"""JSON: the report as it is; the format has a version, and fields are only ever added to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, Dict
+
+from ..model import Finding, Report, Span
+
+FORMAT_VERSION = 1
+
+
+def write(report: Report) -> str:
+    return json.dumps(
+        {
+            "format": FORMAT_VERSION,
+            "files": report.files,
+            "lines": report.lines,
+            "suppressed": report.suppressed,
+            "in_baseline": report.in_baseline,
+            "findings": [_finding(finding) for finding in report.findings],
+            "skipped": [dataclasses.asdict(skip) for skip in report.skipped],
+        },
+        indent=2,
+    )
+
+
+def _finding(finding: Finding) -> Dict[str, Any]:
+    return {
+        "rule": finding.rule,
+        "severity": finding.severity.value,
+        "confidence": finding.confidence.value,
+        **_span(finding.span),
+        "function": finding.function,
+        "message": finding.message,
+        "help": finding.help,
+        "related": [{**_span(other.span), "message": other.message} for other in finding.related],
+        "data": finding.data,
+    }
+
+
+def _span(span: Span) -> Dict[str, Any]:
+    return {
+        "path": span.path,
+        "line": span.line,
+        "column": span.column,
+        "end_line": span.end_line,
+        "end_column": span.end_column,
+        "byte_start": span.start,
+        "byte_end": span.end,
+    }

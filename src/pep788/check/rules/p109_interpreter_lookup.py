@@ -1,0 +1,38 @@
+"""P109: an interpreter looked up by pointer."""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+from ..ctree import Kind
+from ..model import Finding, Severity
+from ..project import Project, embeds
+from ..registry import Rule, rule
+
+WHY = {
+    "PyInterpreterState_Main": "is NULL after finalization, and what it gave before may be gone by the time it is used",
+    "PyInterpreterState_Head": "reads CPython's list of interpreters without its lock, and gives the newest one, not "
+    "main",
+    "PyInterpreterState_Next": "reads CPython's list of interpreters without its lock",
+    "PyInterpreterState_ThreadHead": "reads a list of thread states that other threads change",
+}
+
+
+@rule(
+    "P109",
+    "interpreter-lookup",
+    "an interpreter looked up by pointer",
+    Severity.WARNING,
+    why="A pointer to an interpreter may be stale by the time it is used; a PyInterpreterView * never is.",
+)
+def check(rule: Rule, project: Project) -> Iterator[Finding]:
+    for function in project.functions:
+        for event in function.of(Kind.LOOKUP):
+            if not embeds(function):
+                yield rule.at(
+                    function,
+                    event.node,
+                    f"{event.name} {WHY[event.name]}.",
+                    "Keep a PyInterpreterView * of the interpreter that is meant, made where the callback is "
+                    "registered.",
+                )

@@ -1,0 +1,33 @@
+"""P121: a Cython function declared `with gil`."""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+from ..model import Finding, Severity
+from ..project import Project
+from ..registry import Rule, rule
+
+
+@rule(
+    "P121",
+    "with-gil-function",
+    "a Cython function declared `with gil`",
+    Severity.WARNING,
+    why="Cython calls PyGILState_Ensure before its first line, and that has no way to fail once finalization has "
+    "begun.",
+)
+def check(rule: Rule, project: Project) -> Iterator[Finding]:
+    for file in project.cython:
+        for function in file.functions:
+            extra = " An exception it leaves set is lost: a C caller does not look at it." if function.raises else ""
+            yield rule.on(
+                function.span,
+                f"{function.function} is declared `with gil`, which has no way to fail once Python finalizes.{extra}",
+                "Make the callback a nogil function that calls PyThreadState_EnsureFromView, tests it, and only then "
+                "calls "
+                "one that has the GIL.",
+                function=function.function,
+                returns=function.returns,
+                raises=function.raises,
+            )
