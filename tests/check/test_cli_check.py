@@ -155,5 +155,6 @@ def test_control_characters_do_not_reach_the_terminal(run, checker, tmp_path):
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="argparse of 3.9 says 'optional arguments'")
 def test_help_in_the_docs_is_the_real_one(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
     page = (support.REPO / "docs" / "check.md").read_text(encoding="utf-8")
     assert cli.build_parser().format_help() in page

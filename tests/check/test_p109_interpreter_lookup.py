@@ -19,6 +19,12 @@ FOUND = [
 NOOP = [
     pytest.param(
         """
+        static void f(void) { if (PyInterpreterState_Head() == NULL) return; Py_DECREF(x); }
+        """,
+        id="only whether there is any",
+    ),
+    pytest.param(
+        """
         static void f(void) { use(PyInterpreterState_Get()); }
         """,
         id="the current one",

@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="GLOB", help="leave out files; may be repeated"
     )
+    parser.add_argument("--notes", action="store_true", help="show notes, too: what may matter or not")
     parser.add_argument("--statistics", action="store_true", help="count findings by rule, without showing them")
     parser.add_argument("--show-skipped", action="store_true", help="name every file that was skipped, and why")
     parser.add_argument("--rules", action="store_true", help="list the rules and exit")
@@ -115,6 +116,7 @@ def _run(options: argparse.Namespace) -> int:
                 select=tuple(options.select or ("P",)),
                 ignore=tuple(options.ignore or ()),
                 exclude=tuple(options.exclude),
+                notes=options.notes,
             )
         )
     except sources.SourceError as error:

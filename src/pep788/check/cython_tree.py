@@ -73,7 +73,7 @@ class CannotParse(Exception):
 def parse(path: str, data: bytes) -> CythonFile:
     """Parse one .pyx, .pxd, .pxi or pure-Python-mode file."""
     from Cython.Compiler import Errors
-    from Cython.Compiler.TreeFragment import parse_from_strings
+    from Cython.Compiler.TreeFragment import StringParseContext, parse_from_strings
 
     file = CythonFile(path, data, _line_starts(data))
     text = data.decode("utf-8", "strict")
@@ -81,7 +81,9 @@ def parse(path: str, data: bytes) -> CythonFile:
     Errors.init_thread()
     try:
         with contextlib.redirect_stderr(complaints), Errors.local_errors(ignore=True):
-            tree = parse_from_strings("module", text, level="module_pxd" if path.endswith(".pxd") else None)
+            context = StringParseContext("module", cpp=True)
+            level = "module_pxd" if path.endswith(".pxd") else None
+            tree = parse_from_strings("module", text, level=level, context=context)
     except Errors.CompileError as error:
         raise CannotParse(_first_line(error)) from None
     except Exception as error:  # its internal errors on odd input are of any class

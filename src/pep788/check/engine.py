@@ -8,7 +8,7 @@ from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from . import binary, cython_tree, flow, names, project, registry, sources
 from .ctree import CFile, Macro
-from .model import Finding, Report, Skip
+from .model import Finding, Report, Severity, Skip
 from .project import Project
 from .registry import Rule
 from .sources import Item
@@ -25,6 +25,8 @@ class Options:
     select: Tuple[str, ...] = ("P",)
     ignore: Tuple[str, ...] = ()
     exclude: Tuple[str, ...] = ()
+    notes: bool = False
+    """Keep findings that are only notes; else they are counted."""
     every_file: bool = False
     """Parse files without an interesting word, too: for measurements."""
 
@@ -44,6 +46,9 @@ def check(options: Options) -> Report:
     whole = load(options, report)
     found = [finding for rule in rules for finding in rule.run(whole)]
     report.findings = sorted(_without_replaced(found, rules), key=lambda finding: finding.order)
+    if not options.notes:
+        report.hidden_notes = sum(f.severity is Severity.NOTE for f in report.findings)
+        report.findings = [f for f in report.findings if f.severity is not Severity.NOTE]
     _suppress(report, _texts(whole))
     report.skipped.sort(key=lambda skip: (skip.path, skip.reason))
     return report

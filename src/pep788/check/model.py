@@ -80,6 +80,7 @@ class Report:
     files: int = 0
     lines: int = 0
     suppressed: int = 0
+    hidden_notes: int = 0
     in_baseline: int = 0
     frames: Dict[str, bytes] = dataclasses.field(default_factory=dict)
     """The text of each file with findings, for code frames."""

@@ -9,7 +9,8 @@ RELEASE = "PyGILState_Release"
 
 LATE = (
     "It has no way to fail: once finalization has begun the calling thread is ended inside its own frames "
-    "(3.9-3.13.7) or never returns (3.13.8+), and after it the process crashes (up to 3.14)."
+    "(3.9-3.13.7), never returns (3.13.8+), or runs on while Python is torn down (3.14, a thread's first attach); "
+    "after finalization the process crashes (up to 3.14)."
 )
 
 TOKEN_OPEN = frozenset({"PyThreadState_Ensure", "PyThreadState_EnsureFromView", "Pep788_EnsureKept"})

@@ -142,4 +142,3 @@ def type_of(function: Function, key: str) -> Optional[str]:
         types = function.file.fields[member]
         return next(iter(types)) if len(types) == 1 else ""
     return function.file.globals.get(key)
-

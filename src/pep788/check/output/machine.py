@@ -10,6 +10,15 @@ from ..model import Finding, Report, Span
 
 FORMAT_VERSION = 1
 
+_PLACES = {  # a binary has none
+    "line": "line",
+    "column": "column",
+    "end_line": "end_line",
+    "end_column": "end_column",
+    "byte_start": "start",
+    "byte_end": "end",
+}
+
 
 def write(report: Report) -> str:
     return json.dumps(
@@ -43,10 +52,5 @@ def _finding(finding: Finding) -> Dict[str, Any]:
 def _span(span: Span) -> Dict[str, Any]:
     return {
         "path": span.path,
-        "line": span.line,
-        "column": span.column,
-        "end_line": span.end_line,
-        "end_column": span.end_column,
-        "byte_start": span.start,
-        "byte_end": span.end,
+        **({name: getattr(span, field) for name, field in _PLACES.items()} if span.line else {}),
     }

@@ -95,6 +95,8 @@ def summary(report: Report) -> str:
         parts.append("skipped: " + ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())))
     if report.suppressed:
         parts.append(f"{report.suppressed} suppressed by comments")
+    if report.hidden_notes:
+        parts.append(f"{_count(report.hidden_notes, 'note')} not shown (--notes)")
     if report.in_baseline:
         parts.append(f"{report.in_baseline} in the baseline")
     return "; ".join(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Iterator
 
-from ..ctree import Kind
+from ..ctree import Kind, Node
 from ..model import Finding, Severity
 from ..project import Project, embeds
 from ..registry import Rule, rule
@@ -18,6 +18,14 @@ WHY = {
 }
 
 
+def _only_tested(call: Node) -> bool:
+    """`if (!PyInterpreterState_Head())` asks whether there is any; nothing is done with the pointer."""
+    parent = call.parent
+    while parent is not None and parent.type in ("parenthesized_expression", "binary_expression", "unary_expression"):
+        parent = parent.parent
+    return parent is not None and parent.type in ("if_statement", "condition_clause", "while_statement")
+
+
 @rule(
     "P109",
     "interpreter-lookup",
@@ -28,7 +36,7 @@ WHY = {
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
     for function in project.functions:
         for event in function.of(Kind.LOOKUP):
-            if not embeds(function):
+            if not embeds(function) and not _only_tested(event.node):
                 yield rule.at(
                     function,
                     event.node,
