@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
+import pathlib
 import re
 import sys
 import traceback
-from typing import List, Optional, Sequence
+from typing import TYPE_CHECKING, List, Optional, Sequence
+
+from .config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from .engine import Options
+    from .model import Report
 
 CLEAN, FINDINGS, ERROR = 0, 1, 2
 NEEDED = (
@@ -20,6 +28,7 @@ NEEDED = (
     "macholib",
     "rich",
 )
+RULE = re.compile(r"P\d{0,3}")
 EPILOG = (
     "A PATH is a C, C++, Cython or SWIG file, a shared library, a folder, an sdist, a wheel, or the name of an "
     "installed "
@@ -34,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     parser.add_argument("paths", nargs="*", metavar="PATH")
-    parser.add_argument("--format", default="text", choices=["text", "json"], help="default: text")
+    parser.add_argument("--format", default="text", choices=["text", "json", "sarif", "github"], help="default: text")
     parser.add_argument(
         "--select", type=_rules, metavar="RULES", help="only these: ids or their beginnings, with commas"
     )
@@ -42,6 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="GLOB", help="leave out files; may be repeated"
     )
+    parser.add_argument("--baseline", metavar="FILE", help="leave out the findings in this file")
+    parser.add_argument("--write-baseline", metavar="FILE", help="write all findings into this file, and exit with 0")
+    parser.add_argument("--isolated", action="store_true", help="do not read [tool.pep788] in pyproject.toml")
     parser.add_argument("--notes", action="store_true", help="show notes, too: what may matter or not")
     parser.add_argument("--statistics", action="store_true", help="count findings by rule, without showing them")
     parser.add_argument("--show-skipped", action="store_true", help="name every file that was skipped, and why")
@@ -51,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _rules(text: str) -> List[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
-    wrong = [name for name in names if not re.fullmatch(r"P\d{0,3}", name)]
+    wrong = [name for name in names if not RULE.fullmatch(name)]
     if wrong or not names:
         raise argparse.ArgumentTypeError(
             f"{wrong[0] if wrong else text!r} is no rule; `pep788 check --rules` lists them"
@@ -100,32 +112,64 @@ def _how_to_get(name: str, error: Exception) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from . import engine, registry, sources
-    from .output import machine, text
+    from . import baseline, config, engine, registry, sources
 
     if options.rules:
         for rule in registry.all_rules():
             print(f"{rule.id} {rule.name:20} {rule.severity.value:8} {rule.summary}")
         return CLEAN
     try:
-        report = engine.check(
-            engine.Options(
-                paths=tuple(options.paths),
-                select=tuple(options.select or ("P",)),
-                ignore=tuple(options.ignore or ()),
-                exclude=tuple(options.exclude),
-                notes=options.notes,
-            )
-        )
-    except sources.SourceError as error:
+        settings = config.Config() if options.isolated else config.load(pathlib.Path.cwd())
+        report = engine.check(_engine_options(options, settings))
+        if options.write_baseline:
+            baseline.write(pathlib.Path(options.write_baseline), report)
+            print(f"wrote {options.write_baseline}: {len(report.findings)} known findings")
+            return CLEAN
+        known = options.baseline or (settings.baseline and str(settings.folder / settings.baseline))
+        if known:
+            baseline.apply(pathlib.Path(known), report)
+    except (sources.SourceError, config.ConfigError, baseline.BaselineError) as error:
         return _fail(str(error))
+    _write(report, options)
+    return FINDINGS if report.findings else CLEAN
+
+
+def _engine_options(options: argparse.Namespace, settings: Config) -> Options:
+    from . import engine
+
+    for name in (*settings.select, *settings.ignore):
+        if not RULE.fullmatch(name):
+            raise ConfigError(f"{settings.folder / 'pyproject.toml'}: [tool.pep788]: {name!r} is no rule")
+    return engine.Options(
+        paths=tuple(options.paths),
+        select=tuple(options.select or settings.select or ("P",)),
+        ignore=tuple(options.ignore or settings.ignore),
+        exclude=(*settings.exclude, *options.exclude),
+        notes=options.notes or settings.notes,
+    )
+
+
+def _write(report: Report, options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from . import registry
+    from .output import github, machine, sarif, text
+
     if options.format == "json":
         print(machine.write(report))
+    elif options.format == "sarif":
+        print(sarif.write(report, registry.all_rules(), _version()))
+    elif options.format == "github":
+        print(github.write(report))
     else:
         text.write(report, Console(highlight=False), options.statistics, options.show_skipped)
-    return FINDINGS if report.findings else CLEAN
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("pep788")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        return "0"
 
 
 def _fail(message: str) -> int:

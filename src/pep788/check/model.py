@@ -44,6 +44,15 @@ class Related:
 
 
 @dataclasses.dataclass(frozen=True)
+class Edit:
+    """Replace bytes `start` to `end` (exclusive) of the finding's file; only where the result means what was meant."""
+
+    start: int
+    end: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Finding:
     """One thing one rule says about one place; `data` is for tools, `migrate` among them."""
 
@@ -55,6 +64,7 @@ class Finding:
     confidence: Confidence = Confidence.HIGH
     function: str = ""
     related: Tuple[Related, ...] = ()
+    edits: Tuple[Edit, ...] = ()
     data: Dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     @property

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Iterator, Optional
+from typing import Iterator, List, Optional
 
 from ..ctree import Event, Function, Kind, arguments, result_target
-from ..model import Finding, Severity
+from ..model import Edit, Finding, Severity
 from ..project import Project, type_of
 from ..registry import Rule, rule
 
@@ -35,7 +35,8 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
         for event in function.of(Kind.ENSURE):
             wrong = _kept_as(function, event) if event.macro is None else None
             if wrong is not None:
-                yield rule.at(function, event.node, f"The result of PyGILState_Ensure is kept as {wrong}.", HELP)
+                message = f"The result of PyGILState_Ensure is kept as {wrong}."
+                yield rule.at(function, event.node, message, HELP, edits=_edits(function, event))
         for event in function.of(Kind.RELEASE):
             if event.macro is None:
                 yield from _release(rule, function, event)
@@ -58,6 +59,21 @@ def _kept_as(function: Function, event: Event) -> Optional[str]:
         return None
     declared = type_of(function, event.key)
     return declared if declared and PRIMITIVE.fullmatch(declared) else None
+
+
+def _edits(function: Function, event: Event) -> List[Edit]:
+    """`int state = PyGILState_Ensure();`: only a declaration of this one variable, without a cast, is changed."""
+    declarator = event.node.parent
+    declaration = declarator.parent if declarator is not None and declarator.type == "init_declarator" else None
+    if declaration is None or declaration.type != "declaration":
+        return []
+    if len(declaration.children_by_field_name("declarator")) != 1:
+        return []
+    name = declarator.child_by_field_name("declarator")
+    kind = declaration.child_by_field_name("type")
+    if name is None or name.type != "identifier" or kind is None:
+        return []
+    return [Edit(kind.start_byte, kind.end_byte, "PyGILState_STATE")]
 
 
 def _release(rule: Rule, function: Function, event: Event) -> Iterator[Finding]:
