@@ -19,6 +19,12 @@ FOUND = [
 NOOP = [
     pytest.param(
         """
+        static int is_main(void) { return PyInterpreterState_Get() == PyInterpreterState_Main(); }
+        """,
+        id="only compared",
+    ),
+    pytest.param(
+        """
         static void f(void) { if (PyInterpreterState_Head() == NULL) return; Py_DECREF(x); }
         """,
         id="only whether there is any",

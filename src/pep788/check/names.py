@@ -27,9 +27,7 @@ SCOPED_RELEASE = "gil_scoped_release"
 INITIALIZE = frozenset({"Py_Initialize", "Py_InitializeEx", "Py_InitializeFromConfig", "Py_Main", "Py_BytesMain"})
 FINALIZE = frozenset({"Py_Finalize", "Py_FinalizeEx", "Py_EndInterpreter"})
 FINALIZING_TESTS = frozenset({"Py_IsInitialized", "Py_IsFinalizing", "_Py_IsFinalizing", "_Py_Finalizing"})
-LOOKUPS = frozenset(
-    {"PyInterpreterState_Main", "PyInterpreterState_Head", "PyInterpreterState_Next", "PyInterpreterState_ThreadHead"}
-)
+LOOKUPS = frozenset({"PyInterpreterState_Main", "PyInterpreterState_Head", "PyInterpreterState_Next"})
 JOINS = frozenset({"pthread_join", "thrd_join", "pthread_timedjoin_np"})
 NO_RETURN = frozenset(
     {"abort", "exit", "_exit", "_Exit", "quick_exit", "Py_FatalError", "Py_Exit", "pthread_exit", "longjmp",

@@ -29,17 +29,25 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
 
 
 def _finding(rule: Rule, project: Project, function: Function, event: Event) -> Finding:
-    elsewhere = _releases(project, function, event)
-    where = f" and {elsewhere[0][0].name or 'another function'} releases" if elsewhere else ""
+    handed_on = _is_handed_on(function, event)
+    elsewhere = _releases(project, function, event) if handed_on else []
+    how = "leaves the release to others, who go on as if attached" if handed_on else "never releases what it gave"
     return rule.at(
         function,
         event.node,
-        f"{function.name or 'This function'} calls PyGILState_Ensure{where}: its callers go on as if attached.",
+        f"{function.name or 'This function'} calls PyGILState_Ensure and {how}.",
         "Let the function return the PyThreadStateToken *, NULL for failure, and let each caller test it.",
         related=[related(other.file, release, "may be released here") for other, release in elsewhere[:3]],
         variable=event.key,
         same_file=all(other.file is function.file for other, _ in elsewhere),
     )
+
+
+def _is_handed_on(function: Function, event: Event) -> bool:
+    """What it gave is returned, or is kept in something that others can see."""
+    if event.key not in function.locals:
+        return True
+    return re.search(rb"\breturn\b[^;]*\b" + event.key.encode() + rb"\b", function.text) is not None
 
 
 def _releases(project: Project, function: Function, event: Event) -> List[Tuple[Function, Event]]:

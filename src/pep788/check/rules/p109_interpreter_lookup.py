@@ -14,16 +14,17 @@ WHY = {
     "PyInterpreterState_Head": "reads CPython's list of interpreters without its lock, and gives the newest one, not "
     "main",
     "PyInterpreterState_Next": "reads CPython's list of interpreters without its lock",
-    "PyInterpreterState_ThreadHead": "reads a list of thread states that other threads change",
 }
 
 
 def _only_tested(call: Node) -> bool:
-    """`if (!PyInterpreterState_Head())` asks whether there is any; nothing is done with the pointer."""
+    """`!PyInterpreterState_Head()`, `PyInterpreterState_Main() == mine`: the pointer is compared, not used."""
     parent = call.parent
-    while parent is not None and parent.type in ("parenthesized_expression", "binary_expression", "unary_expression"):
+    while parent is not None and parent.type == "parenthesized_expression":
         parent = parent.parent
-    return parent is not None and parent.type in ("if_statement", "condition_clause", "while_statement")
+    if parent is None or parent.type not in ("binary_expression", "unary_expression"):
+        return parent is not None and parent.type in ("if_statement", "condition_clause", "while_statement")
+    return any(child.type in ("==", "!=", "!", "&&", "||") for child in parent.children)
 
 
 @rule(
