@@ -32,6 +32,16 @@ FOUND = [
 NOOP = [
     pytest.param(
         """
+        static void on_event(void)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            PyRun_SimpleString("pass");
+        }
+        """,
+        id="a leak, which is another rule's",
+    ),
+    pytest.param(
+        """
         static void on_event(struct callback *self)
         {
             self->state = PyGILState_Ensure();

@@ -73,7 +73,7 @@ def _statistics(report: Report, console: Console) -> None:
     counts = collections.Counter(finding.rule for finding in report.findings)
     table = Table(box=None, pad_edge=False)
     for heading in ("rule", "findings", "files", "what"):
-        table.add_column(heading, justify="right" if heading in ("findings", "files") else "left")
+        table.add_column(heading, justify="right" if heading in ("findings", "files") else "left", no_wrap=True)
     for rule, count in sorted(counts.items()):
         files = len({finding.span.path for finding in report.findings if finding.rule == rule})
         table.add_row(rule, str(count), str(files), RULES[rule].summary)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterator, Tuple
+from typing import Iterator, Tuple
 
 from ..ctree import Event, Function, Kind
 from ..flow import Exit
@@ -21,15 +21,16 @@ from ..registry import Rule, related, rule
 )
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
     for function in project.functions:
-        acquired = {event.start: event for event in function.of(Kind.ENSURE)}
-        if acquired:
-            for event, exit in _leaks(project, function, acquired):
-                yield _finding(rule, function, event, exit)
+        for event, exit in leaks(project, function):
+            yield _finding(rule, function, event, exit)
 
 
-def _leaks(project: Project, function: Function, acquired: Dict[int, Event]) -> Iterator[Tuple[Event, Exit]]:
-    """Each exit once, with a state that is held there in every way it can be told from others."""
+def leaks(project: Project, function: Function) -> Iterator[Tuple[Event, Exit]]:
+    """Each exit once with each state that is still held there."""
+    acquired = {event.start: event for event in function.of(Kind.ENSURE)}
     seen = set()
+    if not acquired:
+        return
     for flow in project.flows(function):
         for exit in flow.exits:
             for site in {r.site for state in exit.states for r in state.held if r.what == "state"}:

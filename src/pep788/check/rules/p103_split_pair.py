@@ -10,6 +10,7 @@ from ..ctree import Event, Function, Kind
 from ..model import Finding, Severity
 from ..project import Project, embeds
 from ..registry import Rule, related, rule
+from .p102_missing_release import leaks
 
 
 @rule(
@@ -25,13 +26,14 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
             continue
         for event in function.of(Kind.ENSURE):
             if event.macro is None and not function.has_error and not project.pairs(function, event):
-                yield _finding(rule, project, function, event)
+                if not any(leak is event for leak, _ in leaks(project, function)):
+                    yield _finding(rule, project, function, event)
 
 
 def _finding(rule: Rule, project: Project, function: Function, event: Event) -> Finding:
     handed_on = _is_handed_on(function, event)
     elsewhere = _releases(project, function, event) if handed_on else []
-    how = "leaves the release to others, who go on as if attached" if handed_on else "never releases what it gave"
+    how = "leaves the release to others, who go on as if attached" if handed_on else "does not release it"
     return rule.at(
         function,
         event.node,
@@ -47,7 +49,9 @@ def _is_handed_on(function: Function, event: Event) -> bool:
     """What it gave is returned, or is kept in something that others can see."""
     if event.key not in function.locals:
         return True
-    return re.search(rb"\breturn\b[^;]*\b" + event.key.encode() + rb"\b", function.text) is not None
+    key = re.escape(event.key.encode())
+    used = rb"\breturn\b[^;]*\b%b\b|&\s*%b\b|[(,]\s*%b\s*[,)]" % (key, key, key)
+    return re.search(used, function.text) is not None
 
 
 def _releases(project: Project, function: Function, event: Event) -> List[Tuple[Function, Event]]:
