@@ -145,6 +145,11 @@ def test_files_that_cannot_be_read_are_named(checker, tmp_path):
     assert sorted(skipped(report)) == [("a.c", "unreadable"), ("b.c", "unreadable"), ("huge.c", "unreadable")]
 
 
+def test_utf_16_is_named(checker):
+    report = checker.report({"x.c": (PAIR % "").encode("utf-16")})
+    assert (report.findings, skipped(report)) == ([], [("x.c", "unparsed")])
+
+
 def test_exclude(checker):
     files = {"x.c": PAIR % "", "third_party/y.c": PAIR % "", "deep/third_party/z.c": PAIR % ""}
     report = checker.report(files, exclude=("third_party/",))

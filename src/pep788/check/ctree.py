@@ -17,6 +17,9 @@ from .model import Span
 
 Node = Any  # tree_sitter.Node: the package is optional, and its classes are only there with it
 
+MOST_NESTING = 1000
+"""Levels of a parse tree: tree-sitter's own functions recurse, and crash some 20,000 levels down an 8 MiB stack."""
+
 CONTAINERS = frozenset(
     "translation_unit namespace_definition declaration_list class_specifier struct_specifier union_specifier "
     "field_declaration_list template_declaration linkage_specification preproc_if preproc_ifdef preproc_else "
@@ -29,6 +32,10 @@ STRAY = frozenset(
 )
 TYPES = ("class_specifier", "struct_specifier")
 CPLUSPLUS = re.compile(rb"^\s*(?:class|namespace|template|using)\b|\bstd::|^\s*(?:public|private|protected)\s*:", re.M)
+
+
+class TooDeep(Exception):
+    """Code that nobody wrote by hand."""
 
 
 class Kind(enum.Enum):
@@ -265,8 +272,23 @@ def parser(language: str) -> Any:
 def _parse(masked: bytes, language: str) -> Node:
     """Parse, blank out what no supported version compiles, and parse again if there was any."""
     root = parser(language).parse(masked).root_node
+    if _is_too_deep(root):
+        raise TooDeep(f"nested more than {MOST_NESTING} levels deep")
     dead = preprocessor.dead_ranges(root) if b"#" in masked else []
     return parser(language).parse(preprocessor.blank(masked, dead)).root_node if dead else root
+
+
+def _is_too_deep(root: Node) -> bool:
+    cursor, depth = root.walk(), 0
+    while depth <= MOST_NESTING:
+        if cursor.goto_first_child():
+            depth += 1
+            continue
+        while not cursor.goto_next_sibling():
+            if not cursor.goto_parent():
+                return False
+            depth -= 1
+    return True
 
 
 def guess_language(path: str, data: bytes) -> str:
@@ -579,7 +601,10 @@ def definitions(file: CFile) -> Iterator[Macro]:
 def understand(macro: Macro, known: Dict[str, Macro]) -> bool:
     """Find what the macro's replacement does; returns whether that is anything that matters."""
     text = b"void f(void) {" + mask(macro.body.encode(), [*names.STATEMENT_MACROS, *known]) + b";}"
-    inside = CFile(macro.file.path, text, text, macro.file.language)
+    try:
+        inside = CFile(macro.file.path, text, text, macro.file.language)
+    except TooDeep:
+        return False
     others = {name: other for name, other in known.items() if name != macro.name}
     events = [event for node in _post_order(inside.root) for event in events_at(inside, node, others)]
     macro.calls = [(event.kind, event.name, event.key) for event in events if event.kind in _MACRO_KINDS]

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import io
 import re
+import threading
 from typing import Any, List, Tuple
 
 from .ctree import _line_starts, span_of
@@ -70,13 +71,60 @@ class CannotParse(Exception):
     """Cython's parser refuses the file; the message is its own."""
 
 
+STACK = 256 * 1024 * 1024
+MOST_BYTES = 1024 * 1024
+MOST_NESTING = 1000
+_OPERATORS = re.compile(r"(?:[*&~+-]\s*){1000}")
+
+
 def parse(path: str, data: bytes) -> CythonFile:
-    """Parse one .pyx, .pxd, .pxi or pure-Python-mode file."""
+    """Parse one .pyx, .pxd, .pxi or pure-Python-mode file.
+
+    Cython's parser is compiled and recurses without a limit: what is nested too deeply would crash it, so that is
+    refused here, and what is left gets a stack that is large enough for it.
+    """
+    text = data.decode("utf-8", "strict")
+    if len(data) > MOST_BYTES or _nesting(text) > MOST_NESTING or _OPERATORS.search(text):
+        raise CannotParse("too large or nested too deeply")
+    outcome: List[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append(_parse(path, data, text))
+        except BaseException as error:
+            outcome.append(error)
+
+    before = threading.stack_size(STACK)
+    try:
+        thread = threading.Thread(target=run)
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    file: CythonFile = outcome[0]
+    return file
+
+
+def _nesting(text: str) -> int:
+    """Open brackets, those in strings too, or columns of indentation, whichever is more."""
+    depth = most = 0
+    for found in re.finditer(r"[(\[{]|[)\]}]|^[ \t]+", text, re.MULTILINE):
+        mark = found.group()
+        if mark[0] in " \t":
+            most = max(most, len(mark))
+        else:
+            depth = max(0, depth + (1 if mark in "([{" else -1))
+            most = max(most, depth)
+    return most
+
+
+def _parse(path: str, data: bytes, text: str) -> CythonFile:
     from Cython.Compiler import Errors
     from Cython.Compiler.TreeFragment import StringParseContext, parse_from_strings
 
     file = CythonFile(path, data, _line_starts(data))
-    text = data.decode("utf-8", "strict")
     complaints = io.StringIO()
     Errors.init_thread()
     try:

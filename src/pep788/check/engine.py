@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from . import binary, cython_tree, flow, names, project, registry, sources
-from .ctree import CFile, Macro
+from .ctree import CFile, Macro, TooDeep
 from .model import Finding, Report, Severity, Skip
 from .project import Project
 from .registry import Rule
-from .sources import Item
+from .sources import Found, Item
 
 SUPPRESS = re.compile(r"pep788:\s*ignore(?P<file>-file)?(?:\[(?P<rules>[A-Z0-9,\s]*)\])?")
 PURE_PYTHON_MODE = re.compile(rb"^\s*(?:import cython\b|cimport |from cython )", re.MULTILINE)
@@ -39,53 +40,75 @@ def chosen(options: Options) -> List[Rule]:
     ]
 
 
-def check(options: Options) -> Report:
-    """Run it. Whatever the files hold, this raises nothing but SourceError, for arguments that name nothing."""
+Collect = Callable[[], Iterable[Found]]
+"""Gives what to check, the same each time: it is called again when macros were found."""
+
+
+def check(options: Options, collect: Optional[Collect] = None) -> Report:
+    """Run it, on `options.paths` or on what `collect` gives.
+
+    Whatever the files hold, this raises nothing but SourceError, for arguments that name nothing.
+    """
     report = Report()
     rules = chosen(options)
-    whole = load(options, report)
+    whole = load(options, report, collect)
     found = [finding for rule in rules for finding in rule.run(whole)]
     report.findings = sorted(_without_replaced(found, rules), key=lambda finding: finding.order)
     if not options.notes:
         report.hidden_notes = sum(f.severity is Severity.NOTE for f in report.findings)
         report.findings = [f for f in report.findings if f.severity is not Severity.NOTE]
     _suppress(report, _texts(whole))
-    report.skipped.sort(key=lambda skip: (skip.path, skip.reason))
+    report.skipped = sorted(set(report.skipped), key=lambda skip: (skip.path, skip.reason))
     return report
 
 
-def load(options: Options, report: Report) -> Project:
+def load(options: Options, report: Report, collect: Optional[Collect] = None) -> Project:
     """Parse what is worth it. `migrate` starts here, too."""
     whole = Project()
-    items = _first_pass(options, report, whole)
-    macros = project.find_macros([_plain(item) for item in items.values() if b"#" in item.data], {})
+    collect = collect or functools.partial(sources.collect, options.paths, options.exclude)
+    items = _first_pass(options, collect, report, whole)
+    macros = project.find_macros(_plain(items, report), {})
     while macros:  # files that say nothing of interest except the name of such a macro
-        more = _users(options, items, macros)
+        more = _users(collect, items, macros)
         items.update(more)
-        new = project.find_macros([_plain(item) for item in more.values()], macros)
+        new = project.find_macros(_plain(more, report), macros)
         if len(new) == len(macros):
             break
         macros = new
     whole.macros = macros
-    whole.files = [project.parse_c(item, macros) for item in items.values()]
+    whole.files = _parsed(items, macros, report)
     project.fill(whole)
     report.skipped += _not_understood(whole)
     return whole
 
 
-def _plain(item: Item) -> CFile:
-    return project.parse_c(item, ())
+def _plain(items: Dict[str, Item], report: Report) -> List[CFile]:
+    """Parsed without knowing any macro, for the definitions alone."""
+    return _parsed({path: item for path, item in items.items() if b"#" in item.data}, (), report)
 
 
-def _first_pass(options: Options, report: Report, whole: Project) -> Dict[str, Item]:
+def _parsed(items: Dict[str, Item], macros: Iterable[str], report: Report) -> List[CFile]:
+    files = []
+    for item in items.values():
+        try:
+            files.append(project.parse_c(item, macros))
+        except TooDeep as error:
+            report.skipped.append(Skip(item.path, str(error), "unparsed"))
+    return files
+
+
+def _first_pass(options: Options, collect: Collect, report: Report, whole: Project) -> Dict[str, Item]:
     items: Dict[str, Item] = {}
-    for found in sources.collect(options.paths, options.exclude):
+    for found in collect():
         skip = found if isinstance(found, Skip) else sources.not_hand_written(found)
         if skip is not None or isinstance(found, Skip):
             report.skipped.append(skip or found)  # type: ignore[arg-type]
             continue
-        report.files += 1
         suffix = found.suffix
+        if suffix not in sources.BINARY_SUFFIXES and found.data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            report.skipped.append(Skip(found.path, "UTF-16", "unparsed"))
+            continue
+        report.files += 1
         if suffix in sources.BINARY_SUFFIXES:
             _binary(found, report, whole)
             continue
@@ -97,10 +120,10 @@ def _first_pass(options: Options, report: Report, whole: Project) -> Dict[str, I
     return items
 
 
-def _users(options: Options, have: Dict[str, Item], macros: Dict[str, Macro]) -> Dict[str, Item]:
+def _users(collect: Collect, have: Dict[str, Item], macros: Dict[str, Macro]) -> Dict[str, Item]:
     pattern = re.compile(rb"\b(?:" + b"|".join(re.escape(name).encode() for name in macros) + rb")\b")
     more: Dict[str, Item] = {}
-    for found in sources.collect(options.paths, options.exclude):
+    for found in collect():
         if isinstance(found, Skip) or found.path in have or sources.not_hand_written(found) is not None:
             continue
         if found.suffix in sources.C_SUFFIXES + sources.SWIG_SUFFIXES and pattern.search(found.data):

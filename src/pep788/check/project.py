@@ -83,9 +83,18 @@ def code_of(item: Item) -> bytes:
 
 
 def parse_c(item: Item, macros: Iterable[str]) -> CFile:
-    code = code_of(item)
+    code = _for_parser(code_of(item))
     masked = ctree.mask(code, [*names.STATEMENT_MACROS, *macros])
     return CFile(item.path, item.data, masked, ctree.guess_language(item.path, code))
+
+
+def _for_parser(data: bytes) -> bytes:
+    """It reads UTF-8 without null bytes. Letters of other encodings become an underscore each, so that no byte moves."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        data = re.sub(rb"[\x80-\xff]", b"_", data)
+    return data.replace(b"\0", b" ")
 
 
 def find_macros(files: Iterable[CFile], known: Dict[str, Macro]) -> Dict[str, Macro]:
