@@ -154,3 +154,10 @@ def test_exclude(checker):
     files = {"x.c": PAIR % "", "third_party/y.c": PAIR % "", "deep/third_party/z.c": PAIR % ""}
     report = checker.report(files, exclude=("third_party/",))
     assert checker.found(report) == [("x.c", 4, "P101")]
+
+
+def test_cython_with_includes_and_print_statements(checker):
+    source = 'include "other.pxi"\n\ncdef void f() nogil:\n    with gil:\n        print "x"\n'
+    report = checker.report({"x.pyx": source, "other.pxi": "cdef int g() with gil: return 0\n"})
+    assert checker.found(report) == [("other.pxi", 1, "P121"), ("x.pyx", 4, "P122")]
+    assert report.skipped == []

@@ -122,22 +122,33 @@ def _nesting(text: str) -> int:
 
 def _parse(path: str, data: bytes, text: str) -> CythonFile:
     from Cython.Compiler import Errors
-    from Cython.Compiler.TreeFragment import StringParseContext, parse_from_strings
 
-    file = CythonFile(path, data, _line_starts(data))
     complaints = io.StringIO()
     Errors.init_thread()
+    with contextlib.redirect_stderr(complaints), Errors.local_errors(ignore=True):
+        try:
+            tree = _tree(path, text, "3")
+        except CannotParse:
+            tree = _tree(path, text, "2")  # `print` statements
+    file = CythonFile(path, data, _line_starts(data))
+    _visit(tree, file)
+    return file
+
+
+def _tree(path: str, text: str, language_level: str) -> Any:
+    from Cython.Compiler import Errors
+    from Cython.Compiler.TreeFragment import StringParseContext, parse_from_strings
+
+    context = StringParseContext("module", cpp=True)
+    context.set_language_level(language_level)
+    context.find_include_file = lambda *given, **named: None  # what is included is checked as a file of its own
     try:
-        with contextlib.redirect_stderr(complaints), Errors.local_errors(ignore=True):
-            context = StringParseContext("module", cpp=True)
-            level = "module_pxd" if path.endswith(".pxd") else None
-            tree = parse_from_strings("module", text, level=level, context=context)
+        level = "module_pxd" if path.endswith(".pxd") else None
+        return parse_from_strings("module", text, level=level, context=context)
     except Errors.CompileError as error:
         raise CannotParse(_first_line(error)) from None
     except Exception as error:  # its internal errors on odd input are of any class
         raise CannotParse(f"{type(error).__name__} in Cython's parser") from None
-    _visit(tree, file)
-    return file
 
 
 def _first_line(error: Exception) -> str:
@@ -238,7 +249,9 @@ def _words(position: Any, file: CythonFile, words: str) -> Span:
     _, line, column = position
     pattern = re.compile(r"\s+".join(map(re.escape, words.split())).replace("gil", r"(?:\w+\.)?gil"))
     for number in range(line, min(line + 40, len(file.lines) + 1)):
-        found = pattern.search(file.line(number), column if number == line and words != "PyGILState_Ensure" else 0)
+        text = file.line(number)
+        found = pattern.search(text, column) if number == line else None  # `with` may be behind the position, or before
+        found = found or pattern.search(text)
         if found:
             return file.span(number, found.start(), len(found.group().encode()))
     return file.span(min(line, len(file.lines)), min(column, len(file.line(min(line, len(file.lines))))), 1)

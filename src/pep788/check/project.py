@@ -89,7 +89,7 @@ def parse_c(item: Item, macros: Iterable[str]) -> CFile:
 
 
 def _for_parser(data: bytes) -> bytes:
-    """It reads UTF-8 without null bytes. Letters of other encodings become an underscore each, so that no byte moves."""
+    """It reads UTF-8 without null bytes; letters of other encodings become an underscore each: no byte moves."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:

@@ -20,7 +20,7 @@ from ..registry import Rule, rule
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
     for file in project.cython:
         for function in file.functions:
-            extra = " An exception it leaves set is lost: a C caller does not look at it." if function.raises else ""
+            extra = " An exception it leaves set is lost if C code calls it." if function.raises else ""
             yield rule.on(
                 function.span,
                 f"{function.function} is declared `with gil`, which has no way to fail once Python finalizes.{extra}",
