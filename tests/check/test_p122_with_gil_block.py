@@ -18,6 +18,18 @@ FOUND = [
 NOOP = [
     pytest.param(
         """
+        cdef void on_event(void *data) noexcept nogil:
+            cdef PyThreadStateToken *token = PyThreadState_EnsureFromView(view)
+            if token == NULL:
+                return
+            with gil:
+                (<object>data)()
+            PyThreadState_Release(token)
+        """,
+        id="nested in an Ensure of PEP 788",
+    ),
+    pytest.param(
+        """
         def f(callback):
             with nogil:
                 with gil:

@@ -12,6 +12,7 @@ import re
 import threading
 from typing import Any, List, Tuple
 
+from . import names
 from .ctree import _line_starts, span_of
 from .model import Span
 
@@ -22,8 +23,8 @@ class GilBlock:
 
     span: Span
     function: str
-    nogil_function: bool
-    """The function is entered without a thread state: declared `nogil`, or `with gil` is all that attaches it."""
+    attaches: bool
+    """The function is entered without a thread state, and no Ensure of PEP 788 stands before the block."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +161,8 @@ def _first_line(error: Exception) -> str:
 class _Where:
     function: str = ""
     nogil: bool = False
+    ensures: List[int] = dataclasses.field(default_factory=list)
+    """The lines of its calls of PyThreadState_Ensure and relatives seen so far."""
 
 
 def _visit(tree: Any, file: CythonFile) -> None:
@@ -180,11 +183,13 @@ def _enter(node: Any, where: _Where, file: CythonFile) -> _Where:
     if kind in ("DefNode", "FuncDefNode", "GeneratorDefNode"):
         return _Where(str(getattr(node, "name", "")), _has_directive(node, ("nogil", "with_gil")))
     if kind == "LambdaNode":
-        return dataclasses.replace(where, nogil=False)
+        return _Where(where.function)
     if kind == "GILStatNode" and node.state == "gil":
         _block(node, where, file)
     if kind == "WithStatNode" and _is_cython_gil(node.manager):
         _block(node, where, file)
+    if kind == "SimpleCallNode" and _called(node) in names.TOKEN_OPEN:
+        where.ensures.append(node.pos[1])
     if kind in ("SingleAssignmentNode", "CVarDefNode"):
         _assignment(node, where, file)
     return where
@@ -219,7 +224,7 @@ def _has_directive(node: Any, wanted: Tuple[str, ...]) -> bool:
 
 
 def _block(node: Any, where: _Where, file: CythonFile) -> None:
-    file.blocks.append(GilBlock(_words(node.pos, file, "with gil"), where.function, where.nogil))
+    file.blocks.append(GilBlock(_words(node.pos, file, "with gil"), where.function, where.nogil and not where.ensures))
 
 
 def _assignment(node: Any, where: _Where, file: CythonFile) -> None:
@@ -240,8 +245,12 @@ def _declared_name(declarator: Any) -> str:
 
 
 def _is_ensure(node: Any) -> bool:
-    called = getattr(node, "function", None)
-    return str(getattr(called, "name", "") or getattr(called, "attribute", "")) == "PyGILState_Ensure"
+    return _called(node) == names.ENSURE
+
+
+def _called(node: Any) -> str:
+    function = getattr(node, "function", None)
+    return str(getattr(function, "name", "") or getattr(function, "attribute", ""))
 
 
 def _words(position: Any, file: CythonFile, words: str) -> Span:

@@ -24,9 +24,7 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
             yield rule.on(
                 function.span,
                 f"{function.function} is declared `with gil`, which has no way to fail once Python finalizes.{extra}",
-                "Make the callback a nogil function that calls PyThreadState_EnsureFromView, tests it, and only then "
-                "calls "
-                "one that has the GIL.",
+                "Make it nogil, call PyThreadState_EnsureFromView first and test it; `with gil:` then nests.",
                 function=function.function,
                 returns=function.returns,
                 raises=function.raises,

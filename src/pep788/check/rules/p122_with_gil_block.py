@@ -19,12 +19,12 @@ from ..registry import Rule, rule
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
     for file in project.cython:
         for block in file.blocks:
-            if block.nogil_function:
+            if block.attaches:
                 yield rule.on(
                     block.span,
                     f"{block.function} is a nogil function that takes the GIL here, which has no way to fail once "
                     "Python "
                     "finalizes.",
-                    "Call PyThreadState_EnsureFromView and test it, then call a function that has the GIL.",
+                    "Call PyThreadState_EnsureFromView first and test it; `with gil:` then nests.",
                     function=block.function,
                 )
