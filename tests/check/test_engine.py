@@ -101,6 +101,20 @@ def test_code_that_is_not_understood_is_named(checker):
     assert ("y.pyx", "unparsed") in skipped(report)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "int a = ({ if (data) { PyGILState_Release(state); return; } 0; });",
+        "switch (n) { case 0: do { f(); case 1: f(); } while (0); }",
+        "void *place = &&out; goto *place; out: ;",
+    ],
+)
+def test_paths_that_are_not_followed_are_named(checker, statement):
+    report = checker.report({"x.c": PAIR % ("\n    " + statement)})
+    assert [f.rule for f in report.findings] == ["P101"]
+    assert skipped(report) == [("x.c", "unparsed")]
+
+
 def test_archives_are_read_without_being_extracted(checker, tmp_path):
     from pep788_check import engine
 

@@ -23,6 +23,8 @@ MOST_ROUNDS = 64
 _TRUE = frozenset({"1", "true", "TRUE", "True"})
 _NULLS = frozenset({"NULL", "nullptr", "0", "Py_NULL", "_Py_NULL"})
 _BOOLEAN = ("unary_expression", "binary_expression", "parenthesized_expression")
+_MACRO = re.compile(r"[A-Z][A-Z0-9_]+")
+_LEAVING = ("return_statement", "co_return_statement", "throw_statement")
 _RETURNING = re.compile(r"Py_RETURN_\w+|Py_UNREACHABLE")
 
 
@@ -62,10 +64,11 @@ class _Lost(Exception):
 class Flow:
     """The result: `visits` are the states in which each event is reached, `exits` the ways out."""
 
-    def __init__(self, function: Function, macros: Dict[str, Macro], taken: bool) -> None:
+    def __init__(self, function: Function, macros: Dict[str, Macro], harmless: Set[str], taken: bool) -> None:
         self.function = function
         self.file = function.file
         self.macros = macros
+        self.harmless = harmless  # macros whose definitions are known, and have nothing to do with this
         self.taken = taken  # the arms of conditional compilation that depend on something
         self.understood = False
         self.visits: Dict[Tuple[int, str], Tuple[Event, Set[State]]] = {}
@@ -282,7 +285,12 @@ class Flow:
             left = self._leaving_macro(node, states)
             if left is not None:
                 return left
-        for child in self._evaluation_order(node):
+        elif node.type.endswith("_statement") and node.type not in _LEAVING:
+            raise _Lost  # Duff's device, __try, ...
+        order = self._evaluation_order(node)
+        if any(child.type == "compound_statement" for child in order):
+            raise _Lost  # a statement expression, which may leave from within
+        for child in order:
             for event in events_at(self.file, child, self.macros):
                 states = self._apply(event, states)
             if child.type in ("identifier", "field_identifier"):
@@ -328,6 +336,10 @@ class Flow:
         macro = self.macros.get(name)
         if macro is not None and macro.leaves:
             raise _Lost
+        if macro is None and _MACRO.fullmatch(name) and name not in self.harmless:
+            return frozenset(
+                state._replace(held=()) for state in states
+            )  # it may release, or jump to where that is done
         return None
 
     def _never_returns(self, call: Node) -> bool:

@@ -24,7 +24,7 @@ def write(report: Report, console: Console, statistics: bool = False, show_skipp
             _finding(finding, report, console)
         _why(report, console)
     _skipped(report, console, show_skipped)
-    console.print(summary(report), highlight=False)
+    console.print(summary(report), soft_wrap=True, markup=False)
 
 
 def _finding(finding: Finding, report: Report, console: Console) -> None:

@@ -49,7 +49,7 @@ def _thread_attaches(project: Project, function: Function) -> Optional[Tuple[str
     """The function that threads made in this file run, if it attaches."""
     started = [name for name in _started(function) if name in project.defined]
     for name in started:
-        if project.attaches(name):
+        if project.attaches(name, function.file):
             return name, Confidence.HIGH
     if started:
         return None
