@@ -6,7 +6,6 @@ import collections
 from typing import List
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ..model import Confidence, Finding, Report, Severity, Span
@@ -71,14 +70,12 @@ def printable(text: str) -> str:
 
 def _statistics(report: Report, console: Console) -> None:
     counts = collections.Counter(finding.rule for finding in report.findings)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("rule", "findings", "files", "what"):
-        table.add_column(heading, justify="right" if heading in ("findings", "files") else "left", no_wrap=True)
+    lines = [f"{'rule':6}{'findings':>8}{'files':>7}  what"] if counts else []
     for rule, count in sorted(counts.items()):
         files = len({finding.span.path for finding in report.findings if finding.rule == rule})
-        table.add_row(rule, str(count), str(files), RULES[rule].summary)
-    if counts:
-        console.print(table)
+        lines.append(f"{rule:6}{count:8}{files:7}  {RULES[rule].summary}")
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
 
 
 def _skipped(report: Report, console: Console, show: bool) -> None:
