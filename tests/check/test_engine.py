@@ -30,6 +30,7 @@ def skipped(report):
         ("  // pep788: ignore[P102]", 1),
         ("  // ignore", 1),
         ("\n    // pep788: ignore[P101]", 1),
+        ("  // why: pep788: ignore[P101], the process never finalizes", 0),
         ("\n    // pep788: ignore-file[P1]", 0),
     ],
 )
@@ -77,6 +78,17 @@ def test_macros_are_known_by_their_definitions_in_other_files(checker):
     assert checker.found(report) == [("gil.h", 1, "P104"), ("x.c", 5, "P102")]
     (macro,) = [finding for finding in report.findings if finding.rule == "P104"]
     assert [use["line"] for use in macro.data["uses"]] == [3, 3, 4]
+
+
+def test_macro_of_the_same_name_in_another_file_is_another(checker):
+    report = checker.report(
+        {
+            "one/gil.h": "#define LOCK PyGILState_STATE s = PyGILState_Ensure();\n",
+            "two/x.c": "#define LOCK mutex_lock(&m);\nvoid f(void)\n{\n    LOCK\n    PyErr_Print();\n}\n",
+        }
+    )
+    assert checker.found(report) == [("one/gil.h", 1, "P104")]
+    assert report.findings[0].data["uses"] == []
 
 
 def test_swig_interface_files(checker):

@@ -32,8 +32,7 @@ NEEDED = (
 RULE = re.compile(r"P\d{0,3}")
 EPILOG = (
     "A PATH is a C, C++, Cython or SWIG file, a shared library, a folder, an sdist, a wheel, or the name of an "
-    "installed "
-    "package. Exit status: 0 nothing found, 1 findings, 2 wrong usage or an internal error."
+    "installed package. Exit status: 0 nothing found, 1 findings, 2 wrong usage or an internal error."
 )
 
 

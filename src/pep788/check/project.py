@@ -25,6 +25,8 @@ class Project:
     macros: Dict[str, Macro] = dataclasses.field(default_factory=dict)
     harmless: Set[str] = dataclasses.field(default_factory=set)
     """The names of other macros that `files` define."""
+    known_in: Dict[str, Dict[str, Macro]] = dataclasses.field(default_factory=dict)
+    """The macros that matter in a file: not those for which it has a definition of its own that does not."""
     cython: List[CythonFile] = dataclasses.field(default_factory=list)
     binaries: List[Binary] = dataclasses.field(default_factory=list)
     functions: List[Function] = dataclasses.field(default_factory=list)
@@ -38,7 +40,7 @@ class Project:
         key = id(function)
         if key not in self._flows:
             both = (True, False) if b"#if" in function.text else (True,)
-            flows = [Flow(function, self.macros, self.harmless, taken) for taken in both]
+            flows = [Flow(function, self.known_in[function.file.path], self.harmless, taken) for taken in both]
             self._flows[key] = flows if all(flow.understood for flow in flows) else []
         return self._flows[key]
 
@@ -142,10 +144,13 @@ def fill(project: Project) -> None:
     words += [rb"pthread_create|std::j?thread"]
     pattern = re.compile(b"|".join(words))
     for file in project.files:
-        project.harmless.update(macro.name for macro in ctree.definitions(file) if macro.name not in project.macros)
+        own = {macro.name: macro for macro in ctree.definitions(file)}
+        project.harmless.update(set(own) - set(project.macros))
+        known = {n: m for n, m in project.macros.items() if n not in own or ctree.understand(own[n], project.macros)}
+        project.known_in[file.path] = known
         for function in file.functions:
             project.defined.add(function.name)
-            lambdas = ctree.add_events(function, project.macros) if pattern.search(function.text) else []
+            lambdas = ctree.add_events(function, known) if pattern.search(function.text) else []
             project.functions += [f for f in (function, *lambdas) if f.events or pattern.search(f.text)]
 
 

@@ -250,6 +250,8 @@ def not_hand_written(item: Item) -> Optional[Skip]:
     for pattern, what in VENDORED:
         if fnmatch.fnmatch("/" + item.path, pattern):
             return Skip(item.path, what, "vendored")
+    if item.suffix not in BINARY_SUFFIXES and item.data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return Skip(item.path, "UTF-16", "unparsed")
     if item.suffix in C_SUFFIXES:
         for mark, what in GENERATED:
             if mark.search(item.data):

@@ -28,17 +28,18 @@ def write(report: Report, console: Console, statistics: bool = False, show_skipp
 
 def _finding(finding: Finding, report: Report, console: Console) -> None:
     span = finding.span
-    where = f"{span.path}:{span.line}:{span.column}" if span.line else span.path
+    path = printable(span.path)
+    where = f"{path}:{span.line}:{span.column}" if span.line else path
     kind = (f"{finding.severity.value}[{finding.rule}]", COLOURS[finding.severity])
     head = Text.assemble((where, "bold"), ": ", kind)
     sure = "" if finding.confidence is Confidence.HIGH else " (the function around it was not understood whole)"
-    head.append(f" {finding.message}{sure}")
+    head.append(f" {printable(finding.message)}{sure}")
     console.print(head, soft_wrap=True)
     if span.path in report.frames and span.line:
         for line in frame(report.frames[span.path], span):
             console.print(Text("  " + line), soft_wrap=True)
     for other in finding.related[:3]:
-        console.print(Text(f"  {other.message}: {other.span.path}:{other.span.line}", "dim"), soft_wrap=True)
+        console.print(Text(f"  {other.message}: {printable(other.span.path)}:{other.span.line}", "dim"), soft_wrap=True)
     console.print(Text.assemble("  ", ("help: ", "cyan"), finding.help), soft_wrap=True)
     console.print()
 
@@ -80,7 +81,7 @@ def _statistics(report: Report, console: Console) -> None:
 
 def _skipped(report: Report, console: Console, show: bool) -> None:
     for skip in report.skipped if show else report.lossy:
-        console.print(Text(f"{skip.path}: not checked: {skip.reason}", "dim"), soft_wrap=True)
+        console.print(Text(printable(f"{skip.path}: not checked: {skip.reason}"), "dim"), soft_wrap=True)
 
 
 def summary(report: Report) -> str:
