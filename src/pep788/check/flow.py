@@ -20,6 +20,8 @@ OPENS = {Kind.ENSURE: "state", Kind.TOKEN_OPEN: "token", Kind.GUARD_OPEN: "guard
 CLOSES = {Kind.RELEASE: "state", Kind.TOKEN_CLOSE: "token", Kind.GUARD_CLOSE: "guard"}
 MOST_STATES = 256
 MOST_ROUNDS = 64
+MOST_STEPS = 100_000
+"""Statements followed in one function, each time it is; nested loops multiply."""
 _TRUE = frozenset({"1", "true", "TRUE", "True"})
 _NULLS = frozenset({"NULL", "nullptr", "0", "Py_NULL", "_Py_NULL"})
 _BOOLEAN = ("unary_expression", "binary_expression", "parenthesized_expression")
@@ -74,6 +76,8 @@ class Flow:
         self.visits: Dict[Tuple[int, str], Tuple[Event, Set[State]]] = {}
         self.exits: List[Exit] = []
         self._keys = {event.key for event in function.events if event.kind in OPENS and event.key}
+        self._steps = 0
+        self._orders: Dict[int, List[Tuple[Node, List[Event]]]] = {}
         self._gotos: Dict[str, States] = {}
         self._breaks: List[Set[State]] = []
         self._continues: List[Set[State]] = []
@@ -101,7 +105,8 @@ class Flow:
     # --- statements
 
     def _statement(self, node: Node, states: States) -> States:
-        if len(states) > MOST_STATES:
+        self._steps += 1
+        if len(states) > MOST_STATES or self._steps > MOST_STEPS:
             raise _Lost
         if not states and not self._has_label(node):
             return states
@@ -287,11 +292,8 @@ class Flow:
                 return left
         elif node.type.endswith("_statement") and node.type not in _LEAVING:
             raise _Lost  # Duff's device, __try, ...
-        order = self._evaluation_order(node)
-        if any(child.type == "compound_statement" for child in order):
-            raise _Lost  # a statement expression, which may leave from within
-        for child in order:
-            for event in events_at(self.file, child, self.macros):
+        for child, events in self._evaluation_order(node):
+            for event in events:
                 states = self._apply(event, states)
             if child.type in ("identifier", "field_identifier"):
                 states = self._use(child, states)
@@ -299,17 +301,23 @@ class Flow:
                 return NOWHERE
         return states
 
-    def _evaluation_order(self, node: Node) -> List[Node]:
-        order: List[Node] = []
-        stack = [(node, False)]
-        while stack:
-            current, done = stack.pop()
-            if done or not current.named_child_count:
-                order.append(current)
-                continue
-            stack.append((current, True))
-            stack.extend((child, False) for child in reversed(current.named_children))
-        return [n for n in order if not self._inside_lambda(n, node) or n.type == "identifier"]
+    def _evaluation_order(self, node: Node) -> List[Tuple[Node, List[Event]]]:
+        """The nodes of an expression, operands first, with what each does; those of lambdas are only names here."""
+        if node.id not in self._orders:
+            order: List[Node] = []
+            stack = [(node, False)]
+            while stack:
+                current, done = stack.pop()
+                if done or not current.named_child_count:
+                    order.append(current)
+                    continue
+                stack.append((current, True))
+                stack.extend((child, False) for child in reversed(current.named_children))
+            order = [n for n in order if not self._inside_lambda(n, node) or n.type == "identifier"]
+            if any(child.type == "compound_statement" for child in order):
+                raise _Lost  # a statement expression, which may leave from within
+            self._orders[node.id] = [(n, events_at(self.file, n, self.macros)) for n in order]
+        return self._orders[node.id]
 
     def _inside_lambda(self, node: Node, top: Node) -> bool:
         if b"[" not in top.text:
