@@ -2,11 +2,13 @@
 #
 #   PYTHON=/path/to/python3   the interpreter at hand (default: python3)
 #   ONLY=3.9,3.15             only these interpreters of the matrix
+#   PATHS="..."               what `make corpus` checks
 #   ARGS="..."                more arguments for the suite or the demo
 
 PYTHON ?= python3
 VENV ?= .venv
 ONLY ?=
+PATHS ?= /usr/include
 ARGS ?=
 
 SOURCES := $(shell find src -type f -not -name '*.pyc' -not -name '*.so' -not -path '*.egg-info/*' 2>/dev/null) \
@@ -16,7 +18,7 @@ STAMPS := build/stamps
 TAG := import sys, sysconfig as s; print("%d.%d.%d-" % sys.version_info[:3] + s.get_config_var("SOABI"))
 MATRIX = $(PYTHON) tools/matrix.py $(if $(ONLY),--only $(ONLY))
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all pyaudio callback stress exits explore sanitize examples bench lint clean distclean FORCE
+.PHONY: help demo test test-all pyaudio callback stress exits explore sanitize examples bench corpus lint clean distclean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +60,9 @@ examples: $(STAMPS)/checked ## the example projects, built from the wheel on the
 bench: $(STAMPS)/bench ## what it costs, against native 3.15, PyGILState and other libraries: tables and plots
 	@$(VENV)/bin/python bench/bench.py $(if $(ONLY),--interpreters $(ONLY)) $(ARGS)
 
+corpus: $(STAMPS)/check ## `pep788 check` over the files in PATHS="...": none may raise; time for 1,000 lines
+	$(VENV)/bin/python tools/corpus.py $(PATHS) $(ARGS)
+
 lint: $(STAMPS)/dev ## ruff, mypy, and the types as mypy sees them in a program that uses pep788
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
@@ -72,7 +77,7 @@ distclean: clean ## delete everything that was built or downloaded
 	@$(PYTHON) tools/interpreters.py clean --all
 
 # One virtual environment for all; a stamp for each set of extras says that it is up to date.
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/python $(SOURCES) tools/setup_env.py
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/check $(STAMPS)/dev: $(STAMPS)/python $(SOURCES) tools/setup_env.py
 	@$(PYTHON) tools/setup_env.py --venv $(VENV) $(patsubst %,--extra %,$(filter-out demo,$(notdir $@)))
 	@touch $@
 

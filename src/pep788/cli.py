@@ -26,6 +26,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 TOOLS = {
     "demo": "show what happens to native threads at interpreter exit, old API and new",
     "stress": "run a program to its end many times: how often it fails, and why",
+    "check": "find code that calls into a Python that may be finalizing",
 }
 """Packages with a ``main(argv)``; all their options are their own, --help included."""
 
@@ -188,6 +189,12 @@ def _tool(name: str, argv: Sequence[str]) -> int:
         return _fail(f"{name} is not part of this installation; install pep788 as a whole")
     status = tool.main(list(argv))
     return OK if status is None else int(status)
+
+
+def _check(argv: Sequence[str]) -> int:
+    from pep788.check import cli as check
+
+    return check.main(argv)
 
 
 def _fail(message: str) -> int:
