@@ -191,12 +191,6 @@ def _tool(name: str, argv: Sequence[str]) -> int:
     return OK if status is None else int(status)
 
 
-def _check(argv: Sequence[str]) -> int:
-    from pep788.check import cli as check
-
-    return check.main(argv)
-
-
 def _fail(message: str) -> int:
     print(f"pep788: {message}", file=sys.stderr)
     return FAILED
