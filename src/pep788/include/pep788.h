@@ -557,6 +557,7 @@ typedef struct pep788_ops {
     void (*release)(void *token);
     void (*finalizes_here)(void);
     void (*drop_kept)(pep788_home *home, int how);
+    void (*describe)(pep788_record *record);            /* NULL: nothing to add to a report */
 } pep788_ops;
 
 /* One copy of this header on one interpreter. */
@@ -2772,6 +2773,9 @@ static inline void pep788_report(pep788_coordinator *first, int all, double wait
         PySys_FormatStderr("pep788:   %zu of module %s, interpreter %ld\n", some[i].count,
                            some[i].record->name, some[i].id);
         pep788_report_traced(some[i].record, tools);
+        if (some[i].record->ops->describe != NULL) {
+            some[i].record->ops->describe(some[i].record);
+        }
     }
     PySys_FormatStderr(
         "pep788: each must be given back: by PyInterpreterGuard_Close, PyThreadState_Release or the "
