@@ -112,6 +112,32 @@ def build_program(
     return _build(name, sources, defines, language, std, list(extra), [*ldflags, *_libpython_flags()])
 
 
+def build_package() -> pathlib.Path:
+    """The package as a user has it: the tree's own files around modules built from the tree's own header.
+
+    Returns the folder to put on the path.
+    """
+    source = REPO / "src" / "pep788"
+    folders = [build_extension("_core", [source / "_core.c"], defines=["PEP788_ALWAYS"])]
+    if sys.platform.startswith("linux"):
+        folders.append(build_extension("_shield", [source / "_shield.c"], ldflags=["-ldl"]))
+    built = [path for folder in folders for path in folder.iterdir()]
+    own = sorted([*source.glob("*.py*"), source / "py.typed", *(source / "shield").rglob("*.py")])
+    seen = hashlib.sha256("".join(folder.name for folder in folders).encode())
+    for path in own:
+        seen.update(str(path.relative_to(source)).encode() + path.read_bytes())
+    folder = BUILD / f"package-{seen.hexdigest()[:16]}"
+    if not folder.is_dir():
+        scratch = pathlib.Path(tempfile.mkdtemp(prefix="package-", dir=BUILD))
+        for path in [*own, *built]:
+            to = scratch / "pep788" / (path.relative_to(source) if path in own else path.name)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, to)
+        shutil.copytree(INCLUDE, scratch / "pep788" / "include")
+        _publish(scratch, folder)
+    return folder
+
+
 def compile_command(language: str = "c", std: Optional[str] = None, defines: Sequence[str] = ()) -> List[str]:
     """The compiler and the flags every test source is built with."""
     if language == "c++":

@@ -10,7 +10,8 @@
  *                   sleeps in that very place, as from 3.13.8 on, so there is no window
  *                   between a check and the attach.
  *   thread states   a state that an object makes itself, with PyThreadState_New on a
- *                   detached thread (pybind11 does), is guarded while it is attached.
+ *                   detached thread (pybind11 does), is guarded while it is attached or
+ *                   has a Python frame.
  *                   On 3.14 a fresh state is not stopped during teardown, and after it
  *                   the call crashes on all versions up to 3.14.
  *
@@ -280,6 +281,14 @@ before_attach(PyThreadState *tstate, void *caller)
     }
 }
 
+/* With a Python frame on it, it is a callback that lets others run for a while: the guard
+ * stays.  Without one it may be a state at rest until the next callback. */
+static inline int
+is_at_rest(void)
+{
+    return self.guard != 0 && pep788_current() == self.created && PyEval_GetFrame() == NULL;
+}
+
 static inline void
 after_detach(PyThreadState *tstate)
 {
@@ -309,15 +318,21 @@ shield_PyEval_RestoreThread(PyThreadState *tstate)
 static void
 shield_PyEval_ReleaseThread(PyThreadState *tstate)
 {
+    int rests = is_at_rest();
     PyEval_ReleaseThread(tstate);
-    after_detach(tstate);
+    if (rests) {
+        after_detach(tstate);
+    }
 }
 
 static PyThreadState *
 shield_PyEval_SaveThread(void)
 {
+    int rests = is_at_rest();
     PyThreadState *tstate = PyEval_SaveThread();
-    after_detach(tstate);
+    if (rests) {
+        after_detach(tstate);
+    }
     return tstate;
 }
 

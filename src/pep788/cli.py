@@ -1,4 +1,4 @@
-"""The ``pep788`` command: ``info``, ``vendor`` and ``demo``.
+"""The ``pep788`` command: ``info``, ``vendor``, ``demo`` and ``shield``.
 
 Exit status: 0 done, 1 not done (the message says why), 2 wrong usage, 130 after Ctrl-C.
 """
@@ -22,6 +22,7 @@ from pep788 import vendor
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
+SHIELD_HELP = "run a program whose compiled modules cannot be rebuilt"
 DEMO_HELP = "show what happens to native threads at interpreter exit, old API and new"
 
 
@@ -192,6 +193,7 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--check", action="store_true", help="write nothing; 1 unless up to date")
     copy.set_defaults(run=_vendor)
     commands.add_parser("demo", help=DEMO_HELP, add_help=False)
+    commands.add_parser("shield", help=SHIELD_HELP, add_help=False)
     return parser
 
 
@@ -223,6 +225,10 @@ def _drop_output() -> None:
 def _run(arguments: List[str]) -> int:
     if arguments[:1] == ["demo"]:
         return _demo(arguments[1:])  # all its options are its own, --help included
+    if arguments[:1] == ["shield"]:
+        from pep788.shield import _command
+
+        return _command.main(arguments[1:])  # what follows its own options belongs to the program
     parser = build_parser()
     options = parser.parse_args(arguments)
     if options.command is None:

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
-import shutil
 import sys
-import tempfile
 import textwrap
 from typing import Callable
 
 import pytest
 import support
 
-SOURCE = support.REPO / "src" / "pep788"
-
-
-def _package_files() -> list[pathlib.Path]:
-    return [*sorted(SOURCE.glob("*.py")), *sorted(SOURCE.glob("*.pyi")), SOURCE / "py.typed"]
-
 
 @pytest.fixture(scope="session")
 def package() -> pathlib.Path:
     """Folder to put on the path so that `import pep788` finds this tree, not an installed copy."""
-    built = support.build_extension("_core", [SOURCE / "_core.c"], defines=["PEP788_ALWAYS"])
-    seen = hashlib.sha256(built.name.encode())
-    for path in _package_files():
-        seen.update(path.name.encode() + path.read_bytes())
-    folder = support.BUILD / f"package-{seen.hexdigest()[:16]}"
-    if not folder.is_dir():
-        scratch = pathlib.Path(tempfile.mkdtemp(prefix="package-", dir=support.BUILD))
-        target = scratch / "pep788"
-        target.mkdir()
-        for path in [*_package_files(), *built.iterdir()]:
-            shutil.copy(path, target)
-        shutil.copytree(support.INCLUDE, target / "include")
-        support._publish(scratch, folder)
-    return folder
+    return support.build_package()
 
 
 @pytest.fixture

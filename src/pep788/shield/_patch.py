@@ -40,6 +40,10 @@ class ShieldError(RuntimeError):
     """The shield cannot be put up here; the text says why."""
 
 
+class _NotMain(ShieldError):
+    """Start-up runs in each subinterpreter as well, and has nothing to do there."""
+
+
 class Entry:
     """One imported function of one object, and whether it is protected.
 
@@ -228,20 +232,28 @@ _lock = RLock()
 _shield: Optional[_Shield] = None
 
 
-def _make() -> _Shield:
+def check_platform() -> _elf.Machine:
+    """Raise ShieldError where there is no shield."""
     if not sys.platform.startswith("linux"):
-        raise ShieldError(f"pep788 shield works on Linux only so far, not on {sys.platform}: its modules must be rebuilt")
+        raise ShieldError(
+            f"there is no shield for {sys.platform}, only for Linux: modules there must be recompiled or ported"
+        )
     if sys.implementation.name != "cpython":
-        raise ShieldError(f"pep788 shield works on CPython only, not on {sys.implementation.name}")
+        raise ShieldError(f"there is no shield for {sys.implementation.name}, only for CPython")
     machine = _elf.MACHINES.get(os.uname().machine)
     if machine is None or sys.maxsize < 2**32 or sys.byteorder != "little":
-        raise ShieldError(f"pep788 shield knows x86_64 and aarch64 only, not {os.uname().machine}")
+        raise ShieldError(f"there is no shield for this processor ({os.uname().machine}), only for x86_64 and aarch64")
+    return machine
+
+
+def _make() -> _Shield:
+    machine = check_platform()
     try:
         from pep788 import _shield as native
     except ImportError as error:
         raise ShieldError(f"this installation of pep788 has no shield: {error}") from error
     if not native.is_main():
-        raise ShieldError("pep788.shield.enable() is for the main interpreter; subinterpreters are covered by it")
+        raise _NotMain("enable the shield in the main interpreter: it covers subinterpreters, too")
     return _Shield(native, machine)
 
 
@@ -316,14 +328,19 @@ def _forget_lock() -> None:
 
 def enable_from_environment() -> None:
     """What the `.pth` file and `pep788 shield` call at start-up: never an exception, at most a line on stderr."""
+    if is_enabled():
+        return
+    limit = os.environ.get("PEP788_SHIELD_LIMIT")
     try:
-        limit = os.environ.get("PEP788_SHIELD_LIMIT")
         enable(float(limit) if limit else None, _at_start_up=True)
+    except _NotMain:
+        return
     except (ShieldError, ValueError) as error:
-        from pep788 import _shield as native
-
-        if native.is_main():
-            print(f"pep788: shield is off: {error}", file=sys.stderr)
+        print(f"pep788: shield is off: {error}", file=sys.stderr)
         return
     if os.environ.get("PEP788_SHIELD_REPORT") == "1":
-        atexit.register(lambda: print(report(), file=sys.stderr))
+        atexit.register(_print_report)
+
+
+def _print_report() -> None:
+    print(report(), file=sys.stderr)
