@@ -218,7 +218,7 @@ shield_PyGILState_Release(PyGILState_STATE state)
 static void
 shield_pthread_exit(void *value)
 {
-    if (!Py_IsInitialized()) {
+    if (pep788_too_late()) {
         pep788_park();
     }
     pthread_exit(value);

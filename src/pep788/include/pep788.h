@@ -219,6 +219,17 @@ static inline int pep788_pending_is_per_interpreter(void)
     return pep788_python() < 0x030C;
 }
 
+/* 3.15: Py_IsInitialized() is 0 as well while Py_Initialize still runs site, whose
+   .pth files may import us. Py_IsFinalizing: 3.13. */
+static inline int pep788_may_be_finalizing(void)
+{
+#if PY_VERSION_HEX >= 0x030F0000 && (!defined(Py_LIMITED_API) || Py_LIMITED_API+0 >= 0x030D0000)
+    return Py_IsFinalizing();
+#else
+    return 1;
+#endif
+}
+
 #ifndef Py_LIMITED_API
 static inline PyThreadState *pep788_current_unchecked(void)
 {
@@ -2619,11 +2630,11 @@ static inline void *pep788_attach_kept(pep788_word guard, pep788_record *record)
 #define PEP788_ARMED "pep788.armed.1"
 #define PEP788_SEAM "pep788.seam.1"
 
-/* Py_IsInitialized() turns 0 together with the finalizing flag on 3.9-3.15 and
-   needs no thread state. */
+/* Py_IsInitialized() turns 0 together with the finalizing flag on 3.9-3.15. Attached;
+   else, on 3.15, 0 again once the end is over. */
 static inline int pep788_too_late(void)
 {
-    return !Py_IsInitialized();
+    return !Py_IsInitialized() && pep788_may_be_finalizing();
 }
 
 /* Helpers that are only compiled when finalization really has to wait. */
