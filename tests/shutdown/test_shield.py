@@ -46,7 +46,16 @@ def run(shield: List[pathlib.Path], unmodified: pathlib.Path) -> Callable[..., s
 # --- the scenarios of test_shutdown.py, old API, nothing recompiled -------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*shutdown.PLAIN, shutdown.EMBEDDED])
+SCENARIOS = [
+    "A ctypes callback, noexcept std::thread pool",
+    "B RAII below a noexcept frame",
+    "B timers of libc",
+    "B thread states made by the library",
+    shutdown.EMBEDDED,
+]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_unmodified_code_neither_crashes_nor_loses_a_callback(
     name: str, shield: List[pathlib.Path], tmp_path: pathlib.Path
 ) -> None:

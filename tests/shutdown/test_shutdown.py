@@ -144,7 +144,7 @@ def observe(
     def once(number: int) -> Tuple[str, object, support.Result]:
         ledger = tmp_path / f"ledger-{number}"
         ledger.write_bytes(bytes(demo_run.LEDGER.size))
-        argv = [target, "20"] if scenario.embeds else [sys.executable, "-B", DEMO / "programs" / "main.py"]
+        argv = [target, "5" if shield else "20"] if scenario.embeds else [sys.executable, "-B", DEMO / "programs" / "main.py"]
         if scenario.script:
             argv[2:] = [scenario.script, *target.glob("library*.so")]
         path = [*shield, *([] if scenario.embeds else [target])]

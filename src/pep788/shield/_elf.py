@@ -140,9 +140,9 @@ class Dynamic:
     def __init__(self, image: Image) -> None:
         self.image = image
         self.entries = _dynamic_entries(image)
-        size = self._need(DT_STRSZ, "the size of its string table")
-        self.strings = image.read(image.pointer(self._need(DT_STRTAB, "a string table")), size)
-        self.symbols = image.pointer(self._need(DT_SYMTAB, "a symbol table"))
+        size = self._need(DT_STRSZ, "size of its string table")
+        self.strings = image.read(image.pointer(self._need(DT_STRTAB, "string table")), size)
+        self.symbols = image.pointer(self._need(DT_SYMTAB, "symbol table"))
         if self.entries.get(DT_SYMENT, SYMBOL.size) != SYMBOL.size:
             raise ElfError("its symbols have another size")
 
@@ -178,7 +178,7 @@ class Dynamic:
         entry = RELOCATION[kind].size
         if self.entries.get(DT_RELAENT if kind == DT_RELA else DT_RELENT, entry) != entry:
             raise ElfError("its relocations have another size")
-        total = self._need(size, "the size of its relocations")
+        total = self._need(size, "size of its relocations")
         if total % entry or skipped > total:
             raise ElfError(f"{total} bytes of relocations, {skipped} of them relative")
         return self.image.read(self.image.pointer(self.entries[place]) + skipped, total - skipped)
@@ -193,7 +193,7 @@ class Dynamic:
         found = {}
         for offset, name in offsets.items():
             for at in _find_aligned(table, struct.pack("<I", offset), 0, SYMBOL.size):
-                if SYMBOL.unpack_from(table, at)[3] == SHN_UNDEF:
+                if at and SYMBOL.unpack_from(table, at)[3] == SHN_UNDEF:  # the first entry is none
                     found[at // SYMBOL.size] = name
         return found
 

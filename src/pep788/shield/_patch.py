@@ -123,8 +123,8 @@ class _Shield:
                 self._protect(base, name, headers, count)
             except _Unloaded:
                 continue
-            except (_elf.ElfError, OSError) as error:
-                self.entries.append(Entry(name, "", False, str(error)))
+            except Exception as error:  # whatever it is, the import that we are in must not fail for it
+                self.entries.append(Entry(name, "", False, str(error) or type(error).__name__))
         self.seconds += time.perf_counter() - start
 
     def _protect(self, base: int, name: str, headers: int, count: int) -> None:
