@@ -56,10 +56,18 @@ static pthread_key_t thread_exit_key;
 static pep788_word set_up_done;
 static pep788_word at_start_up;     /* atomic: every Py_Initialize puts the shield up */
 
+/* A thread that exits without a last Release protects nothing any more. */
 static void
 unlist(void *node)
 {
     Inside *inside = node;
+    pep788_finalizes_here();
+    pep788_tls.gil_depth = pep788_tls.gil_attaches = 0;
+    if (inside->guard != 0) {
+        Pep788_LeaveInsider();
+        pep788_close_guard(inside->guard);
+        inside->guard = 0;
+    }
     pep788_lock(&list_lock);
     *inside->link = inside->next;
     if (inside->next != NULL) {

@@ -131,13 +131,16 @@ def test_a_callback_in_a_state_of_its_own_ends_first_though_it_lets_others_run(r
     assert run(code).check().out == "end of the callback\n"
 
 
-def test_a_state_at_rest_does_not_hold_the_end(run: Callable[..., support.Result]) -> None:
-    code = """
-        import threading, unmodified
+@pytest.mark.parametrize("how", ["call_kept_state", "call_as_cffi", "call_and_forget"])
+def test_a_callback_that_is_over_does_not_hold_the_end(run: Callable[..., support.Result], how: str) -> None:
+    code = f"""
+        import threading, time, unmodified
 
-        done = threading.Event()
-        unmodified.call_kept_state(done.set)
-        done.wait()
+        done = threading.Semaphore(0)
+        unmodified.{how}(done.release)
+        done.acquire()
+        if "{how}" == "call_as_cffi":
+            done.acquire()
     """
     result = run(code).check()
     assert "gave up" not in result.err

@@ -1176,6 +1176,7 @@ typedef struct {
     pep788_frame *frames;
     pep788_word gil_guard;       /* PEP788_REPLACE_GILSTATE */
     unsigned gil_depth;
+    unsigned gil_attaches;       /* those that attached, if the outermost one did */
 } pep788_thread;
 
 typedef struct {
@@ -4315,7 +4316,7 @@ static inline PyInterpreterGuard *pep788_cached_main_guard(void)
 
 #if PEP788_NATIVE
 typedef struct {
-    unsigned gil_depth;
+    unsigned gil_depth, gil_attaches;
     pep788_word gil_guard;
 } pep788_gilstate_thread;
 PEP788_C_BEGIN
@@ -4451,8 +4452,12 @@ static inline PyInterpreterGuard *pep788_gil_init(void)
 }
 #endif
 
+/* cffi calls Ensure once more than Release, so that CPython keeps the thread state: a
+   call is over when the Release of the Ensure that attached has detached. */
 static inline PyGILState_STATE pep788_gilstate_ensure(void)
 {
+    PyGILState_STATE state;
+    int counts = pep788_gil_tls.gil_depth == 0 || pep788_gil_tls.gil_attaches != 0;
     if (pep788_gil_tls.gil_depth == 0) {
         PyInterpreterGuard *guard = pep788_main_guard();
 #if !PEP788_NATIVE
@@ -4470,13 +4475,21 @@ static inline PyGILState_STATE pep788_gilstate_ensure(void)
         pep788_gil_tls.gil_guard = (pep788_word)guard;
     }
     pep788_gil_tls.gil_depth++;
-    return pep788_gil_unbound() ? PyGILState_LOCKED : PyGILState_Ensure();
+    state = pep788_gil_unbound() ? PyGILState_LOCKED : PyGILState_Ensure();
+    if (counts && state == PyGILState_UNLOCKED) {
+        pep788_gil_tls.gil_attaches++;
+    }
+    return state;
 }
 
 static inline void pep788_gilstate_release(PyGILState_STATE state)
 {
     if (!pep788_gil_unbound()) {
         PyGILState_Release(state);
+    }
+    if (state == PyGILState_UNLOCKED && pep788_gil_tls.gil_attaches != 0
+        && --pep788_gil_tls.gil_attaches == 0) {
+        pep788_gil_tls.gil_depth = 1;
     }
     if (pep788_gil_tls.gil_depth != 0 && --pep788_gil_tls.gil_depth == 0
         && pep788_gil_tls.gil_guard != 0) {

@@ -80,7 +80,47 @@ call_soon(PyObject *, PyObject *callable)
     Py_RETURN_NONE;
 }
 
-// The same with a thread state of its own, as pybind11's gil_scoped_acquire.
+// call_as_cffi(callable): its first callback on a thread calls Ensure once more, so that CPython keeps the thread state.
+void
+call_back_as_cffi(PyObject *callable, bool exits)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyGILState_Ensure();
+    Py_XDECREF(PyObject_CallObject(callable, nullptr));
+    PyGILState_Release(state);
+    if (!exits) {
+        pause();
+    }
+}
+
+PyObject *
+call_as_cffi(PyObject *, PyObject *callable)
+{
+    for (int exits = 0; exits < 2; exits++) {
+        Py_INCREF(callable);
+        std::thread(call_back_as_cffi, callable, exits != 0).detach();
+    }
+    Py_RETURN_NONE;
+}
+
+// call_and_forget(callable): Ensure without Release, and the thread exits.
+void
+call_back_without_release(PyObject *callable)
+{
+    PyGILState_Ensure();
+    Py_XDECREF(PyObject_CallObject(callable, nullptr));
+    PyEval_SaveThread();
+}
+
+PyObject *
+call_and_forget(PyObject *, PyObject *callable)
+{
+    Py_INCREF(callable);
+    std::thread(call_back_without_release, callable).detach();
+    Py_RETURN_NONE;
+}
+
+// call_own_state(callable): with a thread state of its own, as pybind11's gil_scoped_acquire.
 void
 call_back_own_state(PyInterpreterState *interpreter, PyObject *callable)
 {
@@ -151,6 +191,8 @@ PyMethodDef methods[] = {
     {"set_finalizes", set_finalizes, METH_NOARGS, nullptr},
     {"linger_at_exit", linger_at_exit, METH_NOARGS, nullptr},
     {"call_soon", call_soon, METH_O, nullptr},
+    {"call_as_cffi", call_as_cffi, METH_O, nullptr},
+    {"call_and_forget", call_and_forget, METH_O, nullptr},
     {"call_own_state", call_own_state, METH_O, nullptr},
     {"call_kept_state", call_kept_state, METH_O, nullptr},
     {"rest", rest, METH_NOARGS, nullptr},
