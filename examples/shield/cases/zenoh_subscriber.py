@@ -3,10 +3,17 @@
 import threading
 
 import zenoh
+from zenoh.handlers import Callback
 
 config = zenoh.Config()
 config.insert_json5("scouting/multicast/enabled", "false")
-config.insert_json5("listen/endpoints", "[]")
+config.insert_json5("mode", '"client"')
+config.insert_json5("connect/endpoints", '["tcp/127.0.0.1:17447"]')
+router = zenoh.Config()
+router.insert_json5("scouting/multicast/enabled", "false")
+router.insert_json5("mode", '"router"')
+router.insert_json5("listen/endpoints", '["tcp/127.0.0.1:17447"]')
+routing = zenoh.open(router)
 session = zenoh.open(config)
 busy = threading.Semaphore(0)
 
@@ -15,7 +22,7 @@ def received(sample):
     busy.release()
 
 
-subscriber = session.declare_subscriber("demo/**", received)
+subscriber = routing.declare_subscriber("demo/**", Callback(received, indirect=False))
 publisher = session.declare_publisher("demo/one")
 
 
