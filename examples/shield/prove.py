@@ -102,9 +102,9 @@ def prove_cases(place: Place, names: Sequence[str], count: int, jobs: int) -> bo
         if not place.install("--only-binary", ":all:", *CASES[name]):
             print(f"| {name} | no wheel for this Python | | |", flush=True)
             continue
-        script = str(HERE / "cases" / f"{name}.py")
+        argv = [str(HERE / "cases" / f"{name}.py")]
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            columns = [list(pool.map(lambda _, up=up: place.run([script], up), range(count))) for up in (False, True)]
+            columns = [list(pool.map(place.run, [argv] * count, [up] * count)) for up in (False, True)]
         medians = [sorted(run.seconds for run in runs)[count // 2] for runs in columns]
         print(f"| {name} | {told(columns[0])} | {told(columns[1])} | {medians[0]:.1f}, {medians[1]:.1f} |", flush=True)
         good &= all(run.outcome == "exit 0" for run in columns[1])

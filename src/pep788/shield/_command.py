@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help=f"how long the end waits for callbacks in flight (default: {DRAIN_SECONDS:g})",
     )
-    parser.add_argument("--report", action="store_true", help="at the end, list on stderr what was protected and what not")
+    parser.add_argument("--report", action="store_true", help="at the end, say on stderr what was protected")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument(
         "--install",

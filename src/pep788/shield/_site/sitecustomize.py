@@ -1,16 +1,17 @@
 """Found first on PYTHONPATH by programs that `pep788 shield -- ...` starts: puts the shield up, then steps aside."""
 
+import importlib
 import os
 import sys
 
 
-def _step_aside():
+def _step_aside() -> None:
     """Import the sitecustomize that this one hides, if there is one."""
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here]
     this = sys.modules.pop("sitecustomize")
     try:
-        import sitecustomize  # noqa: F401
+        importlib.import_module("sitecustomize")
     except ImportError as error:
         if error.name != "sitecustomize":
             raise
