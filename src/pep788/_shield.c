@@ -43,10 +43,11 @@
 
 typedef struct Inside {
     struct Inside *next, **link;        /* list_lock; link: NULL while not listed */
-    pep788_word caller;                 /* atomic: return address of what took the guard, 0: outside */
+    pep788_word caller;                 /* atomic: return address of what took the last guard */
+    const pep788_word *gil_guard;       /* its thread's; read by others, for reports only */
     unsigned long native_id;
     PyThreadState *created;             /* by PyThreadState_New below, on this thread */
-    pep788_word guard;                  /* held while `created` is attached */
+    pep788_word guard;                  /* held while `created` is attached or has a frame */
 } Inside;
 
 static PEP788_THREAD Inside self;
@@ -86,6 +87,7 @@ list_self(void)
 #ifdef PY_HAVE_THREAD_NATIVE_ID
     self.native_id = PyThread_get_thread_native_id();
 #endif
+    self.gil_guard = &pep788_tls.gil_guard;
     pep788_lock(&list_lock);
     self.next = inside_first;
     self.link = &inside_first;
@@ -105,10 +107,10 @@ enter_from(void *caller)
     pep788_store_relaxed(&self.caller, (pep788_word)caller);
 }
 
-static inline void
-leave(void)
+static inline int
+is_inside(const Inside *it)
 {
-    pep788_store_relaxed(&self.caller, (pep788_word)0);
+    return pep788_load_relaxed(it->gil_guard) != 0 || pep788_load_relaxed(&it->guard) != 0;
 }
 
 /* The nodes of other threads were in stacks that are being reused. */
@@ -138,9 +140,8 @@ look_inside(Seen *seen)
     Inside *it;
     pep788_lock(&list_lock);
     for (it = inside_first; it != NULL && n < SEEN_MAX; it = it->next) {
-        pep788_word caller = pep788_load_relaxed(&it->caller);
-        if (caller != 0 && it != &self) {
-            seen[n].caller = caller;
+        if (it != &self && is_inside(it)) {
+            seen[n].caller = pep788_load_relaxed(&it->caller);
             seen[n].native_id = it->native_id;
             n++;
         }
@@ -197,29 +198,20 @@ await_set_up(void)
 static PyGILState_STATE
 shield_PyGILState_Ensure(void)
 {
-    PyGILState_STATE state;
-    int outermost = pep788_tls.gil_depth == 0;
-    if (outermost) {
+    if (pep788_tls.gil_depth == 0) {
         if (pep788_load_acquire(&pep788_shared.main.status) == PEP788_ENDED
             && pep788_load_acquire(&at_start_up) != 0) {
             await_set_up();
         }
         enter_from(__builtin_return_address(0));
     }
-    state = PyGILState_Ensure();
-    if (outermost && pep788_tls.gil_guard == 0) {
-        leave();
-    }
-    return state;
+    return PyGILState_Ensure();
 }
 
 static void
 shield_PyGILState_Release(PyGILState_STATE state)
 {
     PyGILState_Release(state);
-    if (pep788_tls.gil_depth == 0) {
-        leave();
-    }
 }
 
 /* Also for the end of a thread by PyThread_exit_thread in an extension. */
@@ -303,7 +295,6 @@ after_detach(PyThreadState *tstate)
     if (self.guard != 0 && tstate == self.created) {
         pep788_word guard = self.guard;
         self.guard = 0;
-        leave();
         Pep788_LeaveInsider();
         pep788_close_guard(guard);
     }
@@ -363,7 +354,6 @@ finalizes_here(void)
     if (self.guard != 0) {
         after_detach(self.created);
     }
-    leave();
 }
 
 typedef void (*Function)(void);

@@ -1,18 +1,22 @@
 """PyO3 (Eclipse Zenoh): a subscriber's callback on the runtime's threads, never undeclared."""
 
+import socket
 import threading
 
 import zenoh
 from zenoh.handlers import Callback
 
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    endpoints = f'["tcp/127.0.0.1:{free.getsockname()[1]}"]'
 config = zenoh.Config()
 config.insert_json5("scouting/multicast/enabled", "false")
 config.insert_json5("mode", '"client"')
-config.insert_json5("connect/endpoints", '["tcp/127.0.0.1:17447"]')
+config.insert_json5("connect/endpoints", endpoints)
 router = zenoh.Config()
 router.insert_json5("scouting/multicast/enabled", "false")
 router.insert_json5("mode", '"router"')
-router.insert_json5("listen/endpoints", '["tcp/127.0.0.1:17447"]')
+router.insert_json5("listen/endpoints", endpoints)
 routing = zenoh.open(router)
 session = zenoh.open(config)
 busy = threading.Semaphore(0)
