@@ -548,13 +548,8 @@ shield_exchange(PyObject *module, PyObject *args)
 static PyObject *
 shield_set_up(PyObject *module, PyObject *args)
 {
-    pep788_coordinator *c;
-    double limit;
     int from_start_up;
-    if (!PyArg_ParseTuple(args, "dp", &limit, &from_start_up)) {
-        return NULL;
-    }
-    if (Pep788_Init() < 0) {
+    if (!PyArg_ParseTuple(args, "p", &from_start_up) || Pep788_Init() < 0) {
         return NULL;
     }
     pep788_shared.ops.describe = describe;
@@ -567,11 +562,24 @@ shield_set_up(PyObject *module, PyObject *args)
         pep788_store_release(&set_up_done, (pep788_word)1);
     }
     pep788_store_release(&at_start_up, (pep788_word)from_start_up);
-    c = PEP788_PTR(pep788_coordinator, pep788_shared.main.coordinator);
-    if (c != NULL && limit >= 0.0) {
-        c->give_up_after = limit;
-    }
     Py_RETURN_NONE;
+}
+
+static PyObject *
+shield_set_limit(PyObject *module, PyObject *argument)
+{
+    pep788_coordinator *c = PEP788_PTR(pep788_coordinator, pep788_shared.main.coordinator);
+    double before, limit = PyFloat_AsDouble(argument);
+    if (limit == -1.0 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (c == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "call set_up() first");
+        return NULL;
+    }
+    before = c->give_up_after;
+    c->give_up_after = limit;
+    return PyFloat_FromDouble(before);
 }
 
 static PyObject *
@@ -609,8 +617,10 @@ static PyMethodDef shield_methods[] = {
      "exchange(slot, expected, value, read_only) -> whether the slot held what was expected and\n"
      "was written.  The address must be mapped; read_only: its page is, and is made so again."},
     {"set_up", shield_set_up, METH_VARARGS,
-     "set_up(limit, at_start_up): make this interpreter wait for guards, at most so many seconds\n"
-     "(negative: as it was); at_start_up: every Py_Initialize of this process will call this."},
+     "set_up(at_start_up): make this interpreter wait for guards; at_start_up: every Py_Initialize\n"
+     "of this process will call this."},
+    {"set_limit", shield_set_limit, METH_O,
+     "set_limit(seconds) -> seconds before: how long finalization waits at most, negative: for ever."},
     {"is_main", shield_is_main, METH_NOARGS, "Whether this is the main interpreter."},
     {"inside", shield_inside, METH_NOARGS,
      "inside() -> [(native thread id, object that called)] of other threads that hold a guard."},

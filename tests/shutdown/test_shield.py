@@ -241,6 +241,31 @@ def test_without_it_nothing_is_touched(run: Callable[..., support.Result]) -> No
     run(code, up=False).check()
 
 
+def test_disable_takes_its_limit_and_its_hook_along_but_no_others(run: Callable[..., support.Result]) -> None:
+    code = """
+        from importlib.machinery import ExtensionFileLoader as Loader
+        from pep788 import _shield, shield
+
+        own = Loader.create_module
+        shield.enable(limit=3)
+        assert _shield.set_limit(3) == 3
+        shield.disable()
+        assert Loader.create_module is own
+        assert _shield.set_limit(-1) == -1
+
+        shield.enable()
+        ours = Loader.create_module
+        Loader.create_module = theirs = lambda loader, spec: ours(loader, spec)
+        shield.disable()
+        assert Loader.create_module is theirs
+        shield.enable()
+        assert Loader.create_module is theirs
+        import unmodified
+        assert any("unmodified" in entry.object for entry in shield.report().entries)
+    """
+    run(code, up=False).check()
+
+
 def test_disable_waits_for_callbacks_in_flight(run: Callable[..., support.Result]) -> None:
     code = """
         import threading, unmodified

@@ -103,7 +103,8 @@ class _Shield:
         self._adds = 0
         self._pins: List[int] = []
         self._written: List[Tuple[_elf.Slot, int]] = []  # with what was put there
-        self._create_module: Optional[Callable[..., Any]] = None
+        self._create_module: Optional[Tuple[Any, Any]] = None  # the loader's own, and ours
+        self._limit_before: Optional[float] = None
         self.entries: List[Entry] = []
         self.interpreter = "?"
         self.seconds = 0.0
@@ -188,6 +189,8 @@ class _Shield:
         """Scan after each extension module that is loaded, before its code runs (multi-phase initialization)."""
         from importlib.machinery import ExtensionFileLoader
 
+        if self._create_module is not None:
+            return  # somebody wraps our wrapper, so it has stayed
         original = ExtensionFileLoader.create_module
 
         def create_module(loader: ExtensionFileLoader, spec: Any) -> ModuleType:
@@ -196,13 +199,17 @@ class _Shield:
             finally:
                 _scan_if_enabled()
 
-        self._create_module = original
+        self._create_module = original, create_module
         setattr(ExtensionFileLoader, "create_module", create_module)  # noqa: B010  mypy: a method
 
     def unwatch_imports(self) -> None:
         from importlib.machinery import ExtensionFileLoader
 
-        setattr(ExtensionFileLoader, "create_module", self._create_module)  # noqa: B010
+        assert self._create_module is not None
+        original, ours = self._create_module
+        if ExtensionFileLoader.create_module is ours:
+            setattr(ExtensionFileLoader, "create_module", original)  # noqa: B010
+            self._create_module = None
 
     # --- putting back ---
 
@@ -223,6 +230,18 @@ class _Shield:
         self._seen.clear()
         self._adds = 0
         self.entries.clear()
+
+    # --- the limit of the wait ---
+
+    def set_limit(self, seconds: float) -> None:
+        before = self._native.set_limit(seconds)
+        if self._limit_before is None:
+            self._limit_before = before
+
+    def reset_limit(self) -> None:
+        if self._limit_before is not None:
+            self._native.set_limit(self._limit_before)
+            self._limit_before = None
 
     def inside(self) -> List[Tuple[int, str]]:
         return list(self._native.inside())
@@ -270,9 +289,12 @@ def enable(limit: Optional[float] = None, *, _at_start_up: bool = False) -> None
         if _shield is None:
             _shield = _make()
             os.register_at_fork(after_in_child=_forget_lock)
+        if not _shield.enabled:
+            _shield._native.set_up(_at_start_up)
         if limit is None and "PEP788_GIVE_UP_AFTER" not in os.environ and not _shield.enabled:
             limit = DRAIN_SECONDS
-        _shield._native.set_up(-1.0 if limit is None else float(limit), _at_start_up)
+        if limit is not None:
+            _shield.set_limit(float(limit))
         if not _shield.enabled:
             _shield.enabled = True
             _shield.scan()
@@ -298,6 +320,7 @@ def disable(wait: float = DRAIN_SECONDS) -> bool:
         done = not _shield.inside()
         _shield.restore(lambda symbol: True)
         _shield.forget()
+        _shield.reset_limit()
         return done
 
 
@@ -315,6 +338,8 @@ def report() -> Report:
 
 
 def _scan_if_enabled() -> None:
+    if not is_enabled():
+        return  # not for the lock either: disable() may hold it and wait for whoever imports here
     with _lock:
         if _shield is not None and _shield.enabled:
             _shield.scan()
