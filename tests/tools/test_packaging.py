@@ -31,10 +31,15 @@ IN_WHEEL = {
     "pep788/include/pep788.h",
     "pep788/include/pep788.hpp",
     "pep788/py.typed",
+    "pep788/shield/__init__.py",
+    "pep788/shield/_site/sitecustomize.py",
     "pep788/vendor.py",
     "pep788/_core" + str(sysconfig.get_config_var("EXT_SUFFIX")),
 }
+if sys.platform.startswith("linux"):
+    IN_WHEEL.add("pep788/_shield" + str(sysconfig.get_config_var("EXT_SUFFIX")))
 IN_SDIST = {"README.md", "LICENSE", "pyproject.toml", "setup.py", "src/pep788/_core.c", "src/pep788/include/pep788.h"}
+IN_SDIST.add("src/pep788/_shield.c")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +94,7 @@ def test_sdist_holds_every_tracked_file_of_these_folders(sdist):
 def test_wheel_holds_what_a_user_needs_and_no_sources(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert names >= IN_WHEEL, sorted(IN_WHEEL - names)
-    assert not [name for name in names if name.endswith("_core.c") or "__pycache__" in name]
+    assert not [name for name in names if name.endswith((".c", ".cpp")) and "demo" not in name or "__pycache__" in name]
     assert [name for name in names if name.endswith("LICENSE")], "the license is missing"
 
 

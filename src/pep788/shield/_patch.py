@@ -71,7 +71,7 @@ class Report:
         protected = sum(entry.protected for entry in self.entries)
         state = "on" if self.enabled else "off"
         lines = [f"pep788: shield {state}: {protected} imports protected, {len(self.entries) - protected} not"]
-        lines.append(f"  interpreter: {self.interpreter} (its own calls are direct: not replaced)")
+        lines.append(f"  interpreter: {self.interpreter} (calls inside it are not replaced)")
         by_object: Dict[str, List[Entry]] = {}
         for entry in self.entries:
             by_object.setdefault(entry.object, []).append(entry)
