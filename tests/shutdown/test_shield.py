@@ -9,7 +9,7 @@ import os
 import pathlib
 import sys
 import textwrap
-from typing import Callable, List
+from typing import Callable, List, Set
 
 import pytest
 import support
@@ -61,6 +61,14 @@ def test_unmodified_code_neither_crashes_nor_loses_a_callback(
 ) -> None:
     seen = shutdown.observe(name, "old", tmp_path, shield=shield)
     assert set(seen.outcomes) <= {"ok", "parked"}, f"{dict(seen.outcomes)}\n{seen.complaint}"
+
+
+@pytest.mark.parametrize("column, outcomes", [("new", {"ok"}), ("recompiled", {"ok", "parked"})])
+def test_code_that_was_ported_or_recompiled_is_as_safe_as_before(
+    column: str, outcomes: Set[str], shield: List[pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+    seen = shutdown.observe("B RAII below a noexcept frame", column, tmp_path, shield=shield)
+    assert set(seen.outcomes) <= outcomes, f"{dict(seen.outcomes)}\n{seen.complaint}"
 
 
 RETURNS_LATE = """
