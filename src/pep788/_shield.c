@@ -605,6 +605,16 @@ shield_inside(PyObject *module, PyObject *unused)
     return list;
 }
 
+static PyObject *
+shield_keep(PyObject *module, PyObject *list)
+{
+    Py_ssize_t i, n = PyList_Size(list);
+    for (i = 0; i < n; i++) {
+        Py_INCREF(PyList_GetItem(list, i));
+    }
+    return n < 0 ? NULL : PyLong_FromSsize_t(n);
+}
+
 static PyMethodDef shield_methods[] = {
     {"objects", shield_objects, METH_O,
      "objects(known_adds) -> (adds, [(base, name, address of program headers, their count)]).\n"
@@ -621,6 +631,7 @@ static PyMethodDef shield_methods[] = {
      "of this process will call this."},
     {"set_limit", shield_set_limit, METH_O,
      "set_limit(seconds) -> seconds before: how long finalization waits at most, negative: for ever."},
+    {"keep", shield_keep, METH_O, "keep(list): its objects are never destroyed."},
     {"is_main", shield_is_main, METH_NOARGS, "Whether this is the main interpreter."},
     {"inside", shield_inside, METH_NOARGS,
      "inside() -> [(native thread id, object that called)] of other threads that hold a guard."},

@@ -154,6 +154,48 @@ def test_a_callback_that_is_over_does_not_hold_the_end(run: Callable[..., suppor
     assert "gave up" not in result.err
 
 
+CLOSURE = """
+    import ctypes, os
+
+    class Callback(ctypes._CFuncPtr):
+        _argtypes_, _restype_, _flags_ = (), None, 1
+
+        def __del__(self, write=os.write):
+            write(1, b"freed")
+
+    callback = Callback(lambda: None)
+"""
+
+
+@pytest.mark.parametrize("up, out", [(False, "freed"), (True, "")])
+def test_the_code_of_a_ctypes_callback_outlives_the_interpreter(
+    run: Callable[..., support.Result], up: bool, out: str
+) -> None:
+    assert run(CLOSURE, up=up).check().out == out
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_a_library_is_not_unloaded_under_its_threads_at_the_end(
+    run: Callable[..., support.Result], unmodified: pathlib.Path, up: bool
+) -> None:
+    (path,) = unmodified.iterdir()
+    code = f"""
+        import _ctypes
+
+        class Library:
+            def __init__(self, dlclose=_ctypes.dlclose, open=open, print=print):
+                self.handle, self.dlclose, self.open, self.print = _ctypes.dlopen({str(path)!r}, 2), dlclose, open, print
+
+            def __del__(self):
+                self.dlclose(self.handle)
+                with self.open("/proc/self/maps") as maps:
+                    self.print({path.name!r} in maps.read(), flush=True)
+
+        library = Library()
+    """
+    assert run(code, up=up).check().out == f"{up}\n"
+
+
 # --- the limit ------------------------------------------------------------------------------------------------
 
 STUCK = """

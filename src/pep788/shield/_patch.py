@@ -183,6 +183,28 @@ class _Shield:
         self.entries.append(Entry(name, slot.symbol, reason is None, reason or slot.kind))
         return reason is None
 
+    def keep_closures(self) -> None:
+        """Have the machine code of ctypes' and cffi's callbacks outlive the interpreter.
+
+        Finalization frees it with the callback object; a native thread that then calls it never gets as far as
+        PyGILState_Ensure.
+        """
+        types = tuple(
+            getattr(sys.modules[module], name)
+            for module, name in (("_ctypes", "CFuncPtr"), ("_cffi_backend", "__CDataOwnGC"))
+            if hasattr(sys.modules.get(module), name)
+        )
+        if types:
+            import gc
+
+            self._native.keep([found for found in gc.get_objects() if isinstance(found, types)])
+
+    def keep_loaded(self) -> None:
+        """Have no library unloaded under its own threads: cffi closes those of `ffi.dlopen` during finalization."""
+        for base, name, _, _ in self._native.objects(0)[1]:
+            if name:
+                self._native.pin(name, base)
+
     # --- objects that are loaded later ---
 
     def watch_imports(self) -> None:
@@ -299,7 +321,7 @@ def enable(limit: Optional[float] = None, *, _at_start_up: bool = False) -> None
             _shield.enabled = True
             _shield.scan()
             _shield.watch_imports()
-            atexit.register(_scan_if_enabled)  # for what was loaded without an import
+            atexit.register(_at_exit)
 
 
 def disable(wait: float = DRAIN_SECONDS) -> bool:
@@ -311,7 +333,7 @@ def disable(wait: float = DRAIN_SECONDS) -> bool:
         if _shield is None or not _shield.enabled:
             return True
         _shield.enabled = False
-        atexit.unregister(_scan_if_enabled)
+        atexit.unregister(_at_exit)
         _shield.unwatch_imports()
         _shield.restore(lambda symbol: symbol in ENTRANCES)
         end = time.monotonic() + wait
@@ -343,6 +365,13 @@ def _scan_if_enabled() -> None:
     with _lock:
         if _shield is not None and _shield.enabled:
             _shield.scan()
+
+
+def _at_exit() -> None:
+    _scan_if_enabled()  # for what was loaded without an import
+    if _shield is not None and _shield.enabled:
+        _shield.keep_closures()
+        _shield.keep_loaded()
 
 
 def _forget_lock() -> None:
