@@ -17,6 +17,7 @@ USES = {
     "cryptography": "from cryptography.fernet import Fernet as F; k = F(F.generate_key()); print(k.decrypt(k.encrypt(b'x')))",
     "psycopg": "import psycopg; from psycopg import sql; print(psycopg.pq.__impl__, sql.Identifier('a').as_string(None))",
     "grpcio": """
+import os; os.environ["GRPC_VERBOSITY"] = "ERROR"  # else it tells of connections that end, or not, as they come
 import concurrent.futures, grpc
 class Echo(grpc.GenericRpcHandler):
     def service(self, details):
