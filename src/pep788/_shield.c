@@ -11,9 +11,8 @@
  *                   between a check and the attach.
  *   thread states   a state that an object makes itself, with PyThreadState_New on a
  *                   detached thread (pybind11 does), is guarded while it is attached or
- *                   has a Python frame.
- *                   On 3.14 a fresh state is not stopped during teardown, and after it
- *                   the call crashes on all versions up to 3.14.
+ *                   has a Python frame.  On 3.14 CPython does not stop a fresh state
+ *                   during teardown; after it the call crashes up to 3.14.
  *
  * Where imports are found and which of them are rewritten is Python: pep788/shield/. */
 
