@@ -52,6 +52,17 @@ FFI_PROBE = """
 CALLBACK = with_header(["_callback"], FFI_COMPILE, FFI_LINK)
 EXTENSIONS = [with_header(["_core", "_watchdog"], [], []), CALLBACK]
 if sys.platform == "linux":
+    EXTENSIONS.append(
+        Extension(
+            "pep788._shield",
+            sources=["src/pep788/_shield.c"],
+            include_dirs=["src/pep788/include"],
+            depends=["src/pep788/include/pep788.h"],
+            libraries=["dl"],  # in libc itself from glibc 2.34 on
+            extra_compile_args=FLAGS,
+            extra_link_args=FLAGS,
+        )
+    )
     # No module: a library for LD_PRELOAD, which must not need Python. -fexceptions: pthread_exit unwinds through it.
     EXTENSIONS.append(
         Extension(

@@ -47,6 +47,27 @@ WITH = (
 )
 
 
+START_SHIELD = """
+import time; begin = time.perf_counter()
+from pep788 import shield; shield.enable()
+print((time.perf_counter() - begin) * 1e6)
+"""
+# Extension modules of the standard library; those that are built in or not built do not count.
+IMPORT_SHIELDED = """
+import importlib, importlib.machinery
+from pep788 import shield
+shield.enable()
+before, count = shield.report().seconds, 0
+for name in "_ssl _hashlib _sqlite3 _decimal _lzma _bz2 _curses _ctypes _asyncio _json _queue _elementtree".split():
+    try:
+        module = importlib.import_module(name)
+    except ImportError:
+        continue
+    count += isinstance(module.__spec__.loader, importlib.machinery.ExtensionFileLoader)
+print((shield.report().seconds - before) / count * 1e6)
+"""
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What the parent asks for; `always`: ours is pep788.h's own implementation also where there is a native one."""
@@ -88,6 +109,7 @@ class Bench:
             "callbacks": self.callbacks,
             "close": self.close,
             "process": self.process,
+            "shield": self.shield,
         }
         say("about", **self.about())
         for name in self.settings.groups:
@@ -101,7 +123,7 @@ class Bench:
         """What does not compile is found missing again, and told, when it is to be measured."""
         groups = set(self.settings.groups)
         steps: list[Callable[[], object]] = []
-        if groups & {"attach", "nested", "guard", "views", "callbacks"}:
+        if groups & {"attach", "nested", "guard", "views", "callbacks", "shield"}:
             steps += [lambda: self.pairs, lambda: self.native_pairs]
         if "callbacks" in groups:
             steps += [functools.partial(self.library, name, make_tick()) for name in LIBRARIES]
@@ -206,6 +228,33 @@ class Bench:
                 self.sample("process", f"exit {name}", number, leaving)
                 if importing is not None:
                     self.sample("process", "import", number, importing)
+
+    def shield(self) -> None:
+        """Nanoseconds that the shield adds to a pair, microseconds that it adds to a start and to an import."""
+        try:
+            from pep788 import shield
+        except ImportError as error:
+            raise RuntimeError(f"pep788 is not installed here: {error}") from error
+        plain = self.ours("gilstate attached")
+
+        def added() -> float:
+            without = plain()
+            shield.enable()
+            try:
+                return plain() - without
+            finally:
+                shield.disable()
+
+        def printed(program: str) -> Sampler:
+            def sample() -> float:
+                done = run_child(["-c", program])
+                if done.returncode:
+                    raise RuntimeError(f"a process with the shield ended with status {done.returncode}")
+                return float(done.stdout)
+
+            return sample
+
+        self.rounds("shield", {"pair": added, "start": printed(START_SHIELD), "import": printed(IMPORT_SHIELDED)})
 
     # -- how they are run --
 

@@ -25,35 +25,39 @@ def _package_files() -> list[pathlib.Path]:
     return sorted(path for path in kept if "__pycache__" not in path.parts)
 
 
-def _probe() -> pathlib.Path:
-    """What `pep788 stress` preloads: not a module, but built as one is."""
-    folder = support.build_extension("_probe", [SOURCE / "stress" / "_probe.c"], extra=["-fexceptions"], ldflags=["-ldl"])
-    return next(folder.glob("_probe*.so"))
-
-
-@pytest.fixture(scope="session")
-def package() -> pathlib.Path:
+def build_package() -> pathlib.Path:
     """Folder to put on the path so that `import pep788` finds this tree, not an installed copy."""
-    built = support.build_extension("_core", CORE, defines=["PEP788_ALWAYS"])
-    probe = _probe()
-    seen = hashlib.sha256(f"{built.name} {probe.parent.name}".encode())
+    core = support.build_extension("_core", CORE, defines=["PEP788_ALWAYS"])
+    built = {path: "." for path in core.iterdir()}
+    if sys.platform == "linux":
+        shield = support.build_extension("_shield", [SOURCE / "_shield.c"], ldflags=["-ldl"])
+        probe = support.build_extension(
+            "_probe", [SOURCE / "stress" / "_probe.c"], extra=["-fexceptions"], ldflags=["-ldl"]
+        )
+        built.update({path: "." for path in shield.iterdir()})
+        built.update({path: "stress" for path in probe.iterdir()})
+    seen = hashlib.sha256(" ".join(sorted(path.parent.name for path in built)).encode())
     for path in _package_files():
         seen.update(str(path.relative_to(SOURCE)).encode() + path.read_bytes())
     folder = support.BUILD / f"package-{seen.hexdigest()[:16]}"
     if not folder.is_dir():
         scratch = pathlib.Path(tempfile.mkdtemp(prefix="package-", dir=support.BUILD))
         target = scratch / "pep788"
-        target.mkdir()
         for path in _package_files():
             place = target / path.relative_to(SOURCE)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, place)
-        for path in built.iterdir():
-            shutil.copy(path, target)
-        shutil.copy(probe, target / "stress")
+        for path, where in built.items():
+            shutil.copy(path, target / where)
         shutil.copytree(support.INCLUDE, target / "include")
         support._publish(scratch, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def package() -> pathlib.Path:
+    """The folder with the package of this tree."""
+    return build_package()
 
 
 @pytest.fixture

@@ -42,6 +42,8 @@ IN_WHEEL = {
     "pep788/include/pep788/pybind11.hpp",
     "pep788/pkgconfig/pep788.pc",
     "pep788/py.typed",
+    "pep788/shield/__init__.py",
+    "pep788/shield/_site/sitecustomize.py",
     "pep788/stress/pytest_plugin.py",
     *(f"pep788/stress/inject/{path.name}" for path in INJECTED.glob("*.py")),
     *(["pep788/stress/_probe" + str(sysconfig.get_config_var("EXT_SUFFIX"))] if sys.platform == "linux" else []),
@@ -52,7 +54,9 @@ IN_WHEEL = {
 }
 CALLBACK = "pep788/_callback" + str(sysconfig.get_config_var("EXT_SUFFIX"))
 IN_SDIST = {"README.md", "LICENSE", "pyproject.toml", "setup.py", "src/pep788/include/pep788.h"}
-IN_SDIST |= {f"src/pep788/{name}" for name in ("_core.c", "_core.h", "_watchdog.c", "_callback.c")}
+IN_SDIST |= {f"src/pep788/{name}" for name in ("_core.c", "_core.h", "_watchdog.c", "_callback.c", "_shield.c")}
+if sys.platform == "linux":
+    IN_WHEEL.add("pep788/_shield" + str(sysconfig.get_config_var("EXT_SUFFIX")))
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +115,9 @@ def test_sdist_holds_every_tracked_file_of_these_folders(sdist):
 def test_wheel_holds_what_a_user_needs_and_no_sources(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert names >= IN_WHEEL, sorted(IN_WHEEL - names)
-    sources = ("_core.c", "_core.h", "_watchdog.c", "_callback.c")
-    assert not [name for name in names if name.endswith(sources) or "__pycache__" in name]
+    sources = [name for name in names if name.endswith((".c", ".cpp")) and "demo" not in name]
+    assert not sources
+    assert not [name for name in names if name.endswith("_core.h") or "__pycache__" in name]
     assert [name for name in names if name.endswith("LICENSE")], "the license is missing"
 
 

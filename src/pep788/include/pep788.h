@@ -220,6 +220,17 @@ static inline int pep788_pending_is_per_interpreter(void)
     return pep788_python() < 0x030C;
 }
 
+/* 3.15: Py_IsInitialized() is 0 as well while Py_Initialize still runs site, whose
+   .pth files may import us. Py_IsFinalizing: 3.13. */
+static inline int pep788_may_be_finalizing(void)
+{
+#if PY_VERSION_HEX >= 0x030F0000 && (!defined(Py_LIMITED_API) || Py_LIMITED_API+0 >= 0x030D0000)
+    return Py_IsFinalizing();
+#else
+    return 1;
+#endif
+}
+
 #ifndef Py_LIMITED_API
 static inline PyThreadState *pep788_current_unchecked(void)
 {
@@ -558,6 +569,7 @@ typedef struct pep788_ops {
     void (*release)(void *token);
     void (*finalizes_here)(void);
     void (*drop_kept)(pep788_home *home, int how);
+    void (*describe)(pep788_record *record);            /* NULL: nothing to add to a report */
 } pep788_ops;
 
 /* One copy of this header on one interpreter. */
@@ -1165,6 +1177,7 @@ typedef struct {
     pep788_frame *frames;
     pep788_word gil_guard;       /* PEP788_REPLACE_GILSTATE */
     unsigned gil_depth;
+    unsigned gil_attaches;       /* those that attached, if the outermost one did */
 } pep788_thread;
 
 typedef struct {
@@ -2619,11 +2632,11 @@ static inline void *pep788_attach_kept(pep788_word guard, pep788_record *record)
 #define PEP788_ARMED "pep788.armed.1"
 #define PEP788_SEAM "pep788.seam.1"
 
-/* Py_IsInitialized() turns 0 together with the finalizing flag on 3.9-3.15 and
-   needs no thread state. */
+/* Py_IsInitialized() turns 0 together with the finalizing flag on 3.9-3.15. Attached;
+   else, on 3.15, 0 again once the end is over. */
 static inline int pep788_too_late(void)
 {
-    return !Py_IsInitialized();
+    return !Py_IsInitialized() && pep788_may_be_finalizing();
 }
 
 /* Helpers that are only compiled when finalization really has to wait. */
@@ -2802,6 +2815,9 @@ static inline void pep788_report(pep788_coordinator *first, int all, double wait
         PySys_FormatStderr("pep788:   %zu of module %s, interpreter %ld\n", some[i].count,
                            some[i].record->name, some[i].id);
         pep788_report_traced(some[i].record, tools);
+        if (some[i].record->ops->describe != NULL) {
+            some[i].record->ops->describe(some[i].record);
+        }
     }
     PySys_FormatStderr(
         "pep788: each must be given back: by PyInterpreterGuard_Close, PyThreadState_Release or the "
@@ -4334,7 +4350,7 @@ static inline PyInterpreterGuard *pep788_cached_main_guard(void)
 
 #if PEP788_NATIVE
 typedef struct {
-    unsigned gil_depth;
+    unsigned gil_depth, gil_attaches;
     pep788_word gil_guard;
 } pep788_gilstate_thread;
 PEP788_C_BEGIN
@@ -4470,8 +4486,12 @@ static inline PyInterpreterGuard *pep788_gil_init(void)
 }
 #endif
 
+/* cffi calls Ensure once more than Release, so that CPython keeps the thread state: a
+   call is over when the Release of the Ensure that attached has detached. */
 static inline PyGILState_STATE pep788_gilstate_ensure(void)
 {
+    PyGILState_STATE state;
+    int counts = pep788_gil_tls.gil_depth == 0 || pep788_gil_tls.gil_attaches != 0;
     if (pep788_gil_tls.gil_depth == 0) {
         PyInterpreterGuard *guard = pep788_main_guard();
 #if !PEP788_NATIVE
@@ -4489,13 +4509,21 @@ static inline PyGILState_STATE pep788_gilstate_ensure(void)
         pep788_gil_tls.gil_guard = (pep788_word)guard;
     }
     pep788_gil_tls.gil_depth++;
-    return pep788_gil_unbound() ? PyGILState_LOCKED : PyGILState_Ensure();
+    state = pep788_gil_unbound() ? PyGILState_LOCKED : PyGILState_Ensure();
+    if (counts && state == PyGILState_UNLOCKED) {
+        pep788_gil_tls.gil_attaches++;
+    }
+    return state;
 }
 
 static inline void pep788_gilstate_release(PyGILState_STATE state)
 {
     if (!pep788_gil_unbound()) {
         PyGILState_Release(state);
+    }
+    if (state == PyGILState_UNLOCKED && pep788_gil_tls.gil_attaches != 0
+        && --pep788_gil_tls.gil_attaches == 0) {
+        pep788_gil_tls.gil_depth = 1;
     }
     if (pep788_gil_tls.gil_depth != 0 && --pep788_gil_tls.gil_depth == 0
         && pep788_gil_tls.gil_guard != 0) {
