@@ -615,6 +615,18 @@ struct pep788_coordinator {
     double report_after, give_up_after;     /* seconds; give_up_after < 0: never */
 };
 
+/* For reports. */
+typedef struct {
+    unsigned long thread, native_id;
+    double age;                             /* seconds */
+} pep788_taker;                             /* a traced guard, as the lists tell */
+
+typedef struct {
+    pep788_record *record;
+    size_t count;
+    long id;                                /* of the interpreter */
+} pep788_holder;                            /* a record with open guards */
+
 /* ------------------------------------------------------------------------- */
 /* 4  Guards: the state machine.  No Python in this section.                   */
 /*                                                                             */
@@ -2729,12 +2741,6 @@ static inline void pep788_interrupted(PyObject *tools)
     exit(1);
 }
 
-/* A traced guard, as the lists tell. */
-typedef struct {
-    unsigned long thread, native_id;
-    double age;                             /* seconds */
-} pep788_taker;
-
 /* Who took the guards that are open on a record; any thread, no Python. */
 static inline size_t pep788_takers(pep788_record *r, pep788_taker *some, size_t limit)
 {
@@ -2769,13 +2775,6 @@ static inline void pep788_report_traced(pep788_record *r, PyObject *tools)
         Py_XDECREF(b);
     }
 }
-
-/* A record with open guards. */
-typedef struct {
-    pep788_record *record;
-    size_t count;
-    long id;                                /* of the interpreter */
-} pep788_holder;
 
 /* Who has guards open; any thread, no Python. `total` counts all, beyond the limit too. */
 static inline size_t pep788_holders(pep788_coordinator *first, int all, pep788_holder *some,
