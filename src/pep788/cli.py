@@ -1,4 +1,4 @@
-"""The ``pep788`` command: ``info``, ``vendor``, ``demo`` and ``check``.
+"""The ``pep788`` command: ``info``, ``vendor``, ``demo``, ``check`` and ``migrate``.
 
 Exit status: 0 done, 1 not done (the message says why), 2 wrong usage, 130 after Ctrl-C.
 """
@@ -23,6 +23,7 @@ from pep788 import vendor
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 CHECK_HELP = "find code that calls into a Python that may be finalizing"
+MIGRATE_HELP = "rewrite PyGILState pairs to PEP 788, where all of a pair can be seen"
 DEMO_HELP = "show what happens to native threads at interpreter exit, old API and new"
 
 
@@ -165,6 +166,12 @@ def _check(argv: Sequence[str]) -> int:
     return check.main(argv)
 
 
+def _migrate(argv: Sequence[str]) -> int:
+    from pep788.migrate import cli as migrate
+
+    return migrate.main(argv)
+
+
 def _fail(message: str) -> int:
     print(f"pep788: {message}", file=sys.stderr)
     return FAILED
@@ -200,6 +207,7 @@ def build_parser() -> argparse.ArgumentParser:
     copy.set_defaults(run=_vendor)
     commands.add_parser("demo", help=DEMO_HELP, add_help=False)
     commands.add_parser("check", help=CHECK_HELP, add_help=False)
+    commands.add_parser("migrate", help=MIGRATE_HELP, add_help=False)
     return parser
 
 
@@ -233,6 +241,8 @@ def _run(arguments: List[str]) -> int:
         return _demo(arguments[1:])  # all its options are its own, --help included
     if arguments[:1] == ["check"]:
         return _check(arguments[1:])
+    if arguments[:1] == ["migrate"]:
+        return _migrate(arguments[1:])
     parser = build_parser()
     options = parser.parse_args(arguments)
     if options.command is None:

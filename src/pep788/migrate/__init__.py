@@ -1,0 +1,5 @@
+"""`pep788 migrate`: rewrite PyGILState pairs to PEP 788, where the whole of a pair can be seen.
+
+`pair` judges one call of PyGILState_Ensure, `entry` gives a module its view, `engine` puts both together and checks
+the result, `writing` brings it into the tree.
+"""
