@@ -104,6 +104,24 @@ def test_internal_errors_are_2_and_ask_for_a_report(run, checker, monkeypatch, t
     assert "ZeroDivisionError" in err and err.splitlines()[-1].startswith("pep788: internal error; please report it")
 
 
+def test_letters_that_the_terminal_has_not(checker, tmp_path):
+    (tmp_path / "check_of_tree").symlink_to(support.REPO / "src" / "pep788" / "check")
+    (tmp_path / "ü.c").write_text(PAIR.replace("void *data", "void *größe"), encoding="utf-8")
+    code = "import sys; from check_of_tree import cli; sys.exit(cli.main(sys.argv[1:]))"
+    environment = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
+    for form in ("text", "json", "sarif", "github"):
+        arguments = [str(tmp_path / "ü.c"), "--format", form]
+        result = support.run_child(code, path=[tmp_path], env=environment, args=arguments).check(1)
+        assert result.err == ""
+
+
+def test_baseline_in_a_folder_that_is_not_there(run, checker, tmp_path):
+    (tmp_path / "x.c").write_text(PAIR)
+    status, out, err = run(str(tmp_path), "--write-baseline", str(tmp_path / "no" / "known.json"))
+    assert (status, out) == (2, "")
+    assert "known.json: No such file or directory" in err and len(err.splitlines()) == 1
+
+
 def test_json(run, checker, tmp_path):
     (tmp_path / "x.c").write_bytes(PAIR.replace("data", "ä").encode("latin-1"))
     status, out, _ = run(str(tmp_path), "--format", "json")

@@ -7,6 +7,22 @@ import pytest
 FOUND = [
     pytest.param(
         """
+        #define LOG(text) fprintf(stderr, text)
+        static int on_event(void *data)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            if (data == NULL) {
+                LOG("no data");
+                return -1;  /* want: P102 */
+            }
+            PyGILState_Release(state);
+            return 0;
+        }
+        """,
+        id="a macro that does something else",
+    ),
+    pytest.param(
+        """
         static void on_event(void *data)
         {
             PyGILState_STATE state = PyGILState_Ensure();
@@ -78,6 +94,21 @@ FOUND = [
 ]
 
 NOOP = [
+    pytest.param(
+        """
+        static int on_event(void *data)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            if (data == NULL) {
+                CLEAN_UP();
+                return -1;
+            }
+            PyGILState_Release(state);
+            return 0;
+        }
+        """,
+        id="a macro that nobody knows",
+    ),
     pytest.param(
         """
         static int on_event(void *data)

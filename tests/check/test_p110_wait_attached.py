@@ -108,3 +108,40 @@ def test_found(checker, source):
 def test_noop(checker, source):
     assert "want" not in source
     checker("P110", source)
+
+
+CPP = """
+#include <thread>
+#include <vector>
+static std::vector<std::thread> workers;
+static std::string names;
+
+static PyObject *start(PyObject *self, PyObject *args)
+{
+    workers.emplace_back([] { py::gil_scoped_acquire gil; work(); });
+    Py_RETURN_NONE;
+}
+
+static PyObject *stop(PyObject *self, PyObject *separator)
+{
+    %s
+    Py_RETURN_NONE;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "body, found",
+    [
+        ("for (auto &worker : workers) worker.join();  // want: P110", True),
+        ("workers[0].join();  // want: P110", True),
+        ("std::thread last = take(); last.join();  // want: P110", True),
+        ("py::gil_scoped_release nogil; for (auto &worker : workers) worker.join();", False),
+        ("{ py::gil_scoped_release nogil; workers[0].join(); } PyErr_Clear();", False),
+        ("{ py::gil_scoped_release nogil; work(); } workers[0].join();  // want: P110", True),
+        ("auto text = names.join();", False),
+    ],
+)
+def test_cpp_threads(checker, body, found):
+    assert ("want" in body) == found
+    checker("P110", CPP % body, name="x.cpp")

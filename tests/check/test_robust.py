@@ -100,6 +100,13 @@ def test_nesting_without_end(checker, name, opening, closing):
     check((name, f"void f(void) {{ {body} PyGILState_Release(s); }}".encode()))
 
 
+def test_many_nested_loops_end(checker):
+    loops = "".join(f"for (int i{n} = 0; i{n} < 3; i{n}++) {{ if (f({n})) break; " for n in range(40))
+    body = loops + "PyGILState_STATE s = PyGILState_Ensure(); PyGILState_Release(s);" + "}" * 40
+    report = check(("x.c", f"void f(void) {{ {body} }}".encode()))
+    assert [finding.rule for finding in report.findings] == ["P101"]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -26,6 +26,8 @@ IN_WHEEL = {
     "pep788/__main__.py",
     "pep788/_core.pyi",
     "pep788/cli.py",
+    "pep788/check/cli.py",
+    "pep788/check/rules/p101_gilstate_pair.py",
     "pep788/demo/__init__.py",
     *(f"pep788/demo/programs/{path.name}" for path in PROGRAMS.iterdir() if path.is_file()),
     "pep788/include/pep788.h",

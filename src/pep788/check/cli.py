@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import importlib.metadata
 import pathlib
@@ -31,8 +32,7 @@ NEEDED = (
 RULE = re.compile(r"P\d{0,3}")
 EPILOG = (
     "A PATH is a C, C++, Cython or SWIG file, a shared library, a folder, an sdist, a wheel, or the name of an "
-    "installed "
-    "package. Exit status: 0 nothing found, 1 findings, 2 wrong usage or an internal error."
+    "installed package. Exit status: 0 nothing found, 1 findings, 2 wrong usage or an internal error."
 )
 
 
@@ -79,11 +79,23 @@ def main(argv: Sequence[str]) -> int:
     missing = missing_module()
     if missing is not None:
         return _fail(missing)
+    _write_anything()
     try:
         return _run(options)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.errno == errno.ENOSPC:
+            raise  # the output's, for `pep788.cli` to tell
+        return _fail(f"{error.filename or 'output'}: {error.strerror or error}")
     except Exception:
         traceback.print_exc()
         return _fail("internal error; please report it with the lines above and the file it happened on")
+
+
+def _write_anything() -> None:
+    """Source code may hold letters that the terminal's encoding has not."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
 
 
 def missing_module() -> Optional[str]:

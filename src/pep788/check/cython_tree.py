@@ -99,6 +99,8 @@ def parse(path: str, data: bytes) -> CythonFile:
     try:
         thread = threading.Thread(target=run)
         thread.start()
+    except RuntimeError as error:
+        raise CannotParse(f"no memory for its stack: {error}") from None
     finally:
         threading.stack_size(before)
     thread.join()

@@ -100,20 +100,19 @@ def _parsed(items: Dict[str, Item], macros: Iterable[str], report: Report) -> Li
 def _first_pass(options: Options, collect: Collect, report: Report, whole: Project) -> Dict[str, Item]:
     items: Dict[str, Item] = {}
     for found in collect():
-        skip = found if isinstance(found, Skip) else sources.not_hand_written(found)
-        if skip is not None or isinstance(found, Skip):
-            report.skipped.append(skip or found)  # type: ignore[arg-type]
+        if isinstance(found, Skip):
+            report.skipped.append(found)
             continue
-        suffix = found.suffix
-        if suffix not in sources.BINARY_SUFFIXES and found.data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            report.skipped.append(Skip(found.path, "UTF-16", "unparsed"))
+        skip = sources.not_hand_written(found)
+        if skip is not None:
+            report.skipped.append(skip)
             continue
         report.files += 1
-        if suffix in sources.BINARY_SUFFIXES:
+        if found.suffix in sources.BINARY_SUFFIXES:
             _binary(found, report, whole)
             continue
         report.lines += found.data.count(b"\n")
-        if suffix in sources.CYTHON_SUFFIXES:
+        if found.suffix in sources.CYTHON_SUFFIXES:
             _cython(found, report, whole)
         elif options.every_file or names.INTERESTING.search(project.code_of(found)):
             items[found.path] = found
@@ -195,7 +194,7 @@ def _suppress(report: Report, texts: Dict[str, bytes]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Comment:
-    line: Optional[int]
+    lines: Optional[Tuple[int, ...]]
     rules: Tuple[str, ...]
 
 
@@ -207,10 +206,10 @@ def _comments(data: bytes) -> Iterator[_Comment]:
         if found is not None:
             rules = tuple(filter(None, re.split(r"[,\s]+", found.group("rules") or "")))
             alone = not line[: found.start()].strip(" \t/*#")
-            at = None if found.group("file") else number + 1 if alone else number
-            yield _Comment(at, rules)
+            lines = None if found.group("file") else (number, number + 1) if alone else (number,)
+            yield _Comment(lines, rules)
 
 
 def _covers(comment: _Comment, finding: Finding) -> bool:
-    here = comment.line is None or comment.line == finding.span.line
+    here = comment.lines is None or finding.span.line in comment.lines
     return here and (not comment.rules or finding.rule.startswith(comment.rules))

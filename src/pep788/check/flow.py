@@ -20,9 +20,13 @@ OPENS = {Kind.ENSURE: "state", Kind.TOKEN_OPEN: "token", Kind.GUARD_OPEN: "guard
 CLOSES = {Kind.RELEASE: "state", Kind.TOKEN_CLOSE: "token", Kind.GUARD_CLOSE: "guard"}
 MOST_STATES = 256
 MOST_ROUNDS = 64
+MOST_STEPS = 100_000
+"""Statements followed in one function, each time it is; nested loops multiply."""
 _TRUE = frozenset({"1", "true", "TRUE", "True"})
 _NULLS = frozenset({"NULL", "nullptr", "0", "Py_NULL", "_Py_NULL"})
 _BOOLEAN = ("unary_expression", "binary_expression", "parenthesized_expression")
+_MACRO = re.compile(r"[A-Z][A-Z0-9_]+")
+_LEAVING = ("return_statement", "co_return_statement", "throw_statement")
 _RETURNING = re.compile(r"Py_RETURN_\w+|Py_UNREACHABLE")
 
 
@@ -62,15 +66,18 @@ class _Lost(Exception):
 class Flow:
     """The result: `visits` are the states in which each event is reached, `exits` the ways out."""
 
-    def __init__(self, function: Function, macros: Dict[str, Macro], taken: bool) -> None:
+    def __init__(self, function: Function, macros: Dict[str, Macro], harmless: Set[str], taken: bool) -> None:
         self.function = function
         self.file = function.file
         self.macros = macros
+        self.harmless = harmless  # macros whose definitions are known, and have nothing to do with this
         self.taken = taken  # the arms of conditional compilation that depend on something
         self.understood = False
         self.visits: Dict[Tuple[int, str], Tuple[Event, Set[State]]] = {}
         self.exits: List[Exit] = []
         self._keys = {event.key for event in function.events if event.kind in OPENS and event.key}
+        self._steps = 0
+        self._orders: Dict[int, List[Tuple[Node, List[Event]]]] = {}
         self._gotos: Dict[str, States] = {}
         self._breaks: List[Set[State]] = []
         self._continues: List[Set[State]] = []
@@ -98,7 +105,8 @@ class Flow:
     # --- statements
 
     def _statement(self, node: Node, states: States) -> States:
-        if len(states) > MOST_STATES:
+        self._steps += 1
+        if len(states) > MOST_STATES or self._steps > MOST_STEPS:
             raise _Lost
         if not states and not self._has_label(node):
             return states
@@ -282,8 +290,10 @@ class Flow:
             left = self._leaving_macro(node, states)
             if left is not None:
                 return left
-        for child in self._evaluation_order(node):
-            for event in events_at(self.file, child, self.macros):
+        elif node.type.endswith("_statement") and node.type not in _LEAVING:
+            raise _Lost  # Duff's device, __try, ...
+        for child, events in self._evaluation_order(node):
+            for event in events:
                 states = self._apply(event, states)
             if child.type in ("identifier", "field_identifier"):
                 states = self._use(child, states)
@@ -291,17 +301,23 @@ class Flow:
                 return NOWHERE
         return states
 
-    def _evaluation_order(self, node: Node) -> List[Node]:
-        order: List[Node] = []
-        stack = [(node, False)]
-        while stack:
-            current, done = stack.pop()
-            if done or not current.named_child_count:
-                order.append(current)
-                continue
-            stack.append((current, True))
-            stack.extend((child, False) for child in reversed(current.named_children))
-        return [n for n in order if not self._inside_lambda(n, node) or n.type == "identifier"]
+    def _evaluation_order(self, node: Node) -> List[Tuple[Node, List[Event]]]:
+        """The nodes of an expression, operands first, with what each does; those of lambdas are only names here."""
+        if node.id not in self._orders:
+            order: List[Node] = []
+            stack = [(node, False)]
+            while stack:
+                current, done = stack.pop()
+                if done or not current.named_child_count:
+                    order.append(current)
+                    continue
+                stack.append((current, True))
+                stack.extend((child, False) for child in reversed(current.named_children))
+            order = [n for n in order if not self._inside_lambda(n, node) or n.type == "identifier"]
+            if any(child.type == "compound_statement" for child in order):
+                raise _Lost  # a statement expression, which may leave from within
+            self._orders[node.id] = [(n, events_at(self.file, n, self.macros)) for n in order]
+        return self._orders[node.id]
 
     def _inside_lambda(self, node: Node, top: Node) -> bool:
         if b"[" not in top.text:
@@ -328,6 +344,10 @@ class Flow:
         macro = self.macros.get(name)
         if macro is not None and macro.leaves:
             raise _Lost
+        if macro is None and _MACRO.fullmatch(name) and name not in self.harmless:
+            return frozenset(
+                state._replace(held=()) for state in states
+            )  # it may release, or jump to where that is done
         return None
 
     def _never_returns(self, call: Node) -> bool:

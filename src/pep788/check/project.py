@@ -23,6 +23,10 @@ class Project:
 
     files: List[CFile] = dataclasses.field(default_factory=list)
     macros: Dict[str, Macro] = dataclasses.field(default_factory=dict)
+    harmless: Set[str] = dataclasses.field(default_factory=set)
+    """The names of other macros that `files` define."""
+    known_in: Dict[str, Dict[str, Macro]] = dataclasses.field(default_factory=dict)
+    """The macros that matter in a file: not those for which it has a definition of its own that does not."""
     cython: List[CythonFile] = dataclasses.field(default_factory=list)
     binaries: List[Binary] = dataclasses.field(default_factory=list)
     functions: List[Function] = dataclasses.field(default_factory=list)
@@ -36,7 +40,7 @@ class Project:
         key = id(function)
         if key not in self._flows:
             both = (True, False) if b"#if" in function.text else (True,)
-            flows = [Flow(function, self.macros, taken) for taken in both]
+            flows = [Flow(function, self.known_in[function.file.path], self.harmless, taken) for taken in both]
             self._flows[key] = flows if all(flow.understood for flow in flows) else []
         return self._flows[key]
 
@@ -51,12 +55,18 @@ class Project:
         """The releases in the same function that are of this acquisition's variable."""
         return [e for e in function.of(Kind.RELEASE) if e.key == acquired.key or not acquired.key]
 
-    def attaches(self, name: str, depth: int = 3) -> bool:
-        """Whether a function of this name attaches, by itself or through functions of the tree that it calls."""
-        for function in self.by_name.get(name, ()):
+    def attaches(self, name: str, file: CFile, depth: int = 3) -> bool:
+        """Whether a function of this name attaches, by itself or through functions of the tree that it calls.
+
+        One in this file, where there is one: others of this name are others.
+        """
+        named = self.by_name.get(name, [])
+        for function in [f for f in named if f.file is file] or named:
             if any(event.kind in ctree.ATTACHES for event in function.events):
                 return True
-            if depth and any(self.attaches(called, depth - 1) for called in calls(function) if called != name):
+            if depth and any(
+                self.attaches(called, function.file, depth - 1) for called in calls(function) if called != name
+            ):
                 return True
         return False
 
@@ -134,9 +144,13 @@ def fill(project: Project) -> None:
     words += [rb"pthread_create|std::j?thread"]
     pattern = re.compile(b"|".join(words))
     for file in project.files:
+        own = {macro.name: macro for macro in ctree.definitions(file)}
+        project.harmless.update(set(own) - set(project.macros))
+        known = {n: m for n, m in project.macros.items() if n not in own or ctree.understand(own[n], project.macros)}
+        project.known_in[file.path] = known
         for function in file.functions:
             project.defined.add(function.name)
-            lambdas = ctree.add_events(function, project.macros) if pattern.search(function.text) else []
+            lambdas = ctree.add_events(function, known) if pattern.search(function.text) else []
             project.functions += [f for f in (function, *lambdas) if f.events or pattern.search(f.text)]
 
 

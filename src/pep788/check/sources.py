@@ -19,6 +19,7 @@ MOST_BYTES = 64 * 1024 * 1024
 """Of one file; no hand-written source is larger, and an archive may claim anything."""
 MOST_SOURCE_BYTES = 8 * 1024 * 1024
 MOST_MEMBERS = 200_000
+HEAD = 1024 * 1024
 
 C_SUFFIXES = (
     ".c",
@@ -153,7 +154,8 @@ def _file(path: pathlib.Path, explicit: bool = False) -> Iterator[Found]:
             suffixes = ", ".join((*C_SUFFIXES, *CYTHON_SUFFIXES, *SWIG_SUFFIXES, *BINARY_SUFFIXES, *ARCHIVES))
             raise SourceError(f"{shown}: not a kind of file that can be checked ({suffixes})")
         elif path.stat().st_size > _limit(shown):
-            yield _too_large(shown)
+            with path.open("rb") as stream:
+                yield _too_large(Item(shown, stream.read(HEAD)))
         else:
             yield Item(shown, path.read_bytes())
     except OSError as error:
@@ -164,8 +166,10 @@ def _limit(path: str) -> int:
     return MOST_BYTES if suffix_of(path) in BINARY_SUFFIXES else MOST_SOURCE_BYTES
 
 
-def _too_large(shown: str) -> Skip:
-    return Skip(shown, f"larger than {_limit(shown) // (1024 * 1024)} MiB", "unreadable")
+def _too_large(head: Item) -> Skip:
+    """Given the beginning of a file: the largest ones are generated, and say so there."""
+    large = Skip(head.path, f"larger than {_limit(head.path) // (1024 * 1024)} MiB", "unreadable")
+    return not_hand_written(head) or large
 
 
 def _shown(path: str) -> str:
@@ -197,7 +201,7 @@ def _zip(path: pathlib.Path, shown: str) -> Iterator[Found]:
             name = f"{shown}/{_shown(member.filename)}"
             with archive.open(member) as stream:
                 data = stream.read(_limit(name) + 1)  # what it says of its size need not be true
-            yield Item(name, data) if len(data) <= _limit(name) else _too_large(name)
+            yield Item(name, data) if len(data) <= _limit(name) else _too_large(Item(name, data[:HEAD]))
 
 
 def _tar(path: pathlib.Path, shown: str) -> Iterator[Found]:
@@ -211,7 +215,7 @@ def _tar(path: pathlib.Path, shown: str) -> Iterator[Found]:
             name = f"{shown}/{_shown(member.name)}"
             stream = archive.extractfile(member)
             data = stream.read(_limit(name) + 1) if stream is not None else b""
-            yield Item(name, data) if len(data) <= _limit(name) else _too_large(name)
+            yield Item(name, data) if len(data) <= _limit(name) else _too_large(Item(name, data[:HEAD]))
 
 
 # --- installed packages -----------------------------------------------------------------------------------------
@@ -246,6 +250,8 @@ def not_hand_written(item: Item) -> Optional[Skip]:
     for pattern, what in VENDORED:
         if fnmatch.fnmatch("/" + item.path, pattern):
             return Skip(item.path, what, "vendored")
+    if item.suffix not in BINARY_SUFFIXES and item.data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return Skip(item.path, "UTF-16", "unparsed")
     if item.suffix in C_SUFFIXES:
         for mark, what in GENERATED:
             if mark.search(item.data):

@@ -6,7 +6,6 @@ import collections
 from typing import List
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ..model import Confidence, Finding, Report, Severity, Span
@@ -24,22 +23,23 @@ def write(report: Report, console: Console, statistics: bool = False, show_skipp
             _finding(finding, report, console)
         _why(report, console)
     _skipped(report, console, show_skipped)
-    console.print(summary(report), highlight=False)
+    console.print(summary(report), soft_wrap=True, markup=False)
 
 
 def _finding(finding: Finding, report: Report, console: Console) -> None:
     span = finding.span
-    where = f"{span.path}:{span.line}:{span.column}" if span.line else span.path
+    path = printable(span.path)
+    where = f"{path}:{span.line}:{span.column}" if span.line else path
     kind = (f"{finding.severity.value}[{finding.rule}]", COLOURS[finding.severity])
     head = Text.assemble((where, "bold"), ": ", kind)
     sure = "" if finding.confidence is Confidence.HIGH else " (the function around it was not understood whole)"
-    head.append(f" {finding.message}{sure}")
+    head.append(f" {printable(finding.message)}{sure}")
     console.print(head, soft_wrap=True)
     if span.path in report.frames and span.line:
         for line in frame(report.frames[span.path], span):
             console.print(Text("  " + line), soft_wrap=True)
     for other in finding.related[:3]:
-        console.print(Text(f"  {other.message}: {other.span.path}:{other.span.line}", "dim"), soft_wrap=True)
+        console.print(Text(f"  {other.message}: {printable(other.span.path)}:{other.span.line}", "dim"), soft_wrap=True)
     console.print(Text.assemble("  ", ("help: ", "cyan"), finding.help), soft_wrap=True)
     console.print()
 
@@ -71,19 +71,17 @@ def printable(text: str) -> str:
 
 def _statistics(report: Report, console: Console) -> None:
     counts = collections.Counter(finding.rule for finding in report.findings)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("rule", "findings", "files", "what"):
-        table.add_column(heading, justify="right" if heading in ("findings", "files") else "left", no_wrap=True)
+    lines = [f"{'rule':6}{'findings':>8}{'files':>7}  what"] if counts else []
     for rule, count in sorted(counts.items()):
         files = len({finding.span.path for finding in report.findings if finding.rule == rule})
-        table.add_row(rule, str(count), str(files), RULES[rule].summary)
-    if counts:
-        console.print(table)
+        lines.append(f"{rule:6}{count:8}{files:7}  {RULES[rule].summary}")
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
 
 
 def _skipped(report: Report, console: Console, show: bool) -> None:
     for skip in report.skipped if show else report.lossy:
-        console.print(Text(f"{skip.path}: not checked: {skip.reason}", "dim"), soft_wrap=True)
+        console.print(Text(printable(f"{skip.path}: not checked: {skip.reason}"), "dim"), soft_wrap=True)
 
 
 def summary(report: Report) -> str:

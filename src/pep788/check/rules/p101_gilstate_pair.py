@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+from typing import Iterator, List
 
 from .. import names
-from ..ctree import Event, Function, Kind
+from ..ctree import Event, Function, Kind, walk
 from ..model import Confidence, Finding, Severity
 from ..project import Project, embeds
 from ..registry import Rule, related, rule
@@ -33,7 +33,7 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
             yield rule.on(ensure.span, MESSAGE, _help(False), function=ensure.function)
 
 
-def _finding(rule: Rule, project: Project, function: Function, event: Event, releases: "list[Event]") -> Finding:
+def _finding(rule: Rule, project: Project, function: Function, event: Event, releases: List[Event]) -> Finding:
     understood = bool(project.flows(function))
     return rule.at(
         function,
@@ -42,11 +42,23 @@ def _finding(rule: Rule, project: Project, function: Function, event: Event, rel
         _help(function.returns_value),
         confidence=Confidence.HIGH if understood else Confidence.MEDIUM,
         related=[related(function.file, release, "released here") for release in releases],
-        pattern="pair" if len(releases) == 1 else "several releases" if releases else "not understood",
+        pattern=_pattern(function, event, releases),
         variable=event.key,
         returns=function.return_type or "void",
         destructor=function.is_destructor,
     )
+
+
+JUMPS = ("return_statement", "goto_statement", "throw_statement", "co_return_statement")
+
+
+def _pattern(function: Function, event: Event, releases: List[Event]) -> str:
+    """ "jumps" is a pair with a `return`, `goto` or `throw` in between."""
+    if function.has_error or not releases:
+        return "not understood"
+    last = max(release.start for release in releases)
+    between = (node for node in walk(function.body) if event.start < node.start_byte < last)
+    return "jumps" if any(node.type in JUMPS for node in between) else "pair"
 
 
 def _help(returns_value: bool) -> str:

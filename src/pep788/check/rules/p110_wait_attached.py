@@ -33,8 +33,21 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
 def _joins_thread(function: Function, event: Event) -> bool:
     if event.name != "join":
         return True
-    declared = type_of(function, event.key.split("[")[0].replace("this->", "")) or ""
+    key = event.key.split("[")[0].replace("this->", "")
+    declared = type_of(function, _range_of(function, event, key) or key) or ""
     return any(name in declared for name in THREAD_TYPES)
+
+
+def _range_of(function: Function, event: Event, key: str) -> str:
+    """`threads` of `for (auto &thread : threads) thread.join();`"""
+    node = event.node.parent
+    while node is not None and node != function.body:
+        if node.type == "for_range_loop":
+            variable, right = node.child_by_field_name("declarator"), node.child_by_field_name("right")
+            if function.file.text(variable).lstrip("&* ") == key:
+                return function.file.text(right).replace("this->", "")
+        node = node.parent
+    return ""
 
 
 def _is_attached(project: Project, function: Function, event: Event) -> bool:
@@ -49,7 +62,7 @@ def _thread_attaches(project: Project, function: Function) -> Optional[Tuple[str
     """The function that threads made in this file run, if it attaches."""
     started = [name for name in _started(function) if name in project.defined]
     for name in started:
-        if project.attaches(name):
+        if project.attaches(name, function.file):
             return name, Confidence.HIGH
     if started:
         return None

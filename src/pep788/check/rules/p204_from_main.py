@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import Iterator
 
@@ -13,6 +14,12 @@ from ..registry import Rule, rule
 SUPPORTS = re.compile(
     rb"\{\s*Py_mod_multiple_interpreters\s*,\s*Py_MOD_(?:PER_INTERPRETER_GIL|MULTIPLE_INTERPRETERS)_SUPPORTED"
 )
+
+
+def _is_near(one: str, other: str) -> bool:
+    """In one folder, or one folder above the other: what is checked may hold several modules."""
+    first, second = (posixpath.dirname(path) + "/" for path in (one, other))
+    return first.startswith(second) or second.startswith(first)
 
 
 @rule(
@@ -28,11 +35,11 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
         return
     for function in project.functions:
         for event in function.of(Kind.FROM_MAIN):
-            if not embeds(function):
+            module = next((file for file in supporting if _is_near(file.path, function.file.path)), None)
+            if module is not None and not embeds(function):
                 yield rule.at(
                     function,
                     event.node,
-                    f"A view of the main interpreter, but {supporting[0].path} says that its module supports "
-                    "subinterpreters.",
+                    f"A view of the main interpreter, but {module.path} says that its module supports subinterpreters.",
                     "Make the view with PyInterpreterView_FromCurrent where the callback is registered.",
                 )
