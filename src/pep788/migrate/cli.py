@@ -85,6 +85,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(options: argparse.Namespace) -> int:
     from ..check import sources
     from . import decisions, engine, output, writing
+    from .model import Outcome
 
     try:
         known = decisions.load(_decisions_file(options.decisions), options.failure_value)
@@ -107,7 +108,7 @@ def _run(options: argparse.Namespace) -> int:
             sys.stdout.buffer.write(output.diff(report))
             sys.stdout.flush()
         print(output.text(report, written), file=sys.stderr)
-    left = report.count(engine.Outcome.ASKED) + report.count(engine.Outcome.FAILED)
+    left = report.count(Outcome.ASKED) + report.count(Outcome.FAILED)
     return OPEN if left else DONE
 
 

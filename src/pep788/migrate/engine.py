@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Dict, Iterator, List, Optional, Set, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from ..check import engine as check_engine
 from ..check import project as check_project
@@ -16,7 +16,7 @@ from ..check.project import Project
 from ..check.sources import Item
 from . import edits, entry, pair
 from .decisions import Decisions
-from .model import NotMigrated, Outcome, Report, Site, View, shown_name
+from .model import NotMigrated, Outcome, Report, Site, View, Worse, shown_name
 
 ELSEWHERE = {  # rules of the check whose sites are not pairs of PyGILState calls
     "P108": "a thread state made by hand: use PyThreadState_Ensure(guard) where it stays on one thread",
@@ -124,7 +124,7 @@ class Run:
             return site
         except NotMigrated as error:
             asked = self.asked.get(path)
-            if asked is not None and str(error) == pair.NO_VIEW:
+            if asked is not None and error.reason == pair.NO_VIEW:
                 error = asked
             return error.site(span, shown_name(function))
 
@@ -145,37 +145,44 @@ class Run:
             failed = self._try()
             if not failed:
                 break
-            for path, reason in failed.items():
-                self._fail(path, reason)
+            for path, error in failed.items():
+                self._fail(path, error)
         self._show_views()
 
-    def _try(self) -> Dict[str, str]:
+    def _try(self) -> Dict[str, NotMigrated]:
         """Make all edits; returns what is wrong with the result, by path."""
         self.report.before, self.report.after = {}, {}
         changes: Dict[str, List[Edit]] = {}
         for site in self._migrated():
             changes.setdefault(site.span.path, []).extend(site.edits)
-        failed: Dict[str, str] = {}
+        failed = self._set_up(changes)
+        for path in {*changes, *self.report.set_up}:
+            data = self.items[path].data
+            found = [*changes.get(path, ()), *self.report.set_up.get(path, ())]
+            try:
+                self.report.before[path], self.report.after[path] = data, edits.apply(data, found)
+            except edits.Overlap:
+                failed[path] = Worse("two sites are in each other's way")
+        return failed or self._worse()
+
+    def _set_up(self, changed: Iterable[str]) -> Dict[str, NotMigrated]:
+        """Fill in the edits that no site has; returns where that does not work."""
+        self.report.set_up = {}
+        failed: Dict[str, NotMigrated] = {}
         done: Set[str] = set()
         for module in self._used_modules():
             done |= {module.entry.item.path, *(file.path for file in module.files)}
             try:
                 for path, found in entry.changes(module, self.options.vendored, self.options.native).items():
-                    changes.setdefault(path, []).extend(found)
+                    self.report.set_up.setdefault(path, []).extend(found)
             except NotMigrated as error:
-                failed[module.entry.item.path] = str(error)
-        for path in set(changes) - done if not self.options.native else ():
+                failed[module.entry.item.path] = error
+        for path in set(changed) - done if not self.options.native else ():
             try:
-                changes[path] += entry.include(self.files[path], self.options.vendored)
+                self.report.set_up[path] = entry.include(self.files[path], self.options.vendored)
             except NotMigrated as error:
-                failed[path] = str(error)
-        for path, found in changes.items():
-            data = self.items[path].data
-            try:
-                self.report.before[path], self.report.after[path] = data, edits.apply(data, found)
-            except edits.Overlap:
-                failed[path] = "two sites are in each other's way"
-        return failed or self._worse()
+                failed[path] = error
+        return failed
 
     def _migrated(self) -> List[Site]:
         return [site for site in self.report.sites if site.outcome is Outcome.MIGRATED]
@@ -189,23 +196,23 @@ class Run:
             for module in modules.values()
         ]
 
-    def _fail(self, path: str, reason: str) -> None:
+    def _fail(self, path: str, error: NotMigrated) -> None:
         """Of a file, or of all files that rely on the init function in it."""
         for site in self._migrated():
             module = self.modules.get(site.span.path) if site.needs_view else None
             if site.span.path == path or (module is not None and module.entry.item.path == path):
-                site.fail(f"{path}: {reason}")
+                site.fail(error.outcome, error.reason, error.options)
 
-    def _worse(self) -> Dict[str, str]:
+    def _worse(self) -> Dict[str, NotMigrated]:
         """Parse and check the result: what is found in it now must have been there before."""
-        failed = {}
+        failed: Dict[str, NotMigrated] = {}
         for path, data in self.report.after.items():
             if _errors(self.items[path], self.whole) < _errors(Item(path, data), self.whole):
-                failed[path] = "the result does not parse"
+                failed[path] = Worse(f"the result does not parse: {path}")
         names = {(site.span.path, site.function.rsplit("::", 1)[-1]) for site in self._migrated()}
         for path, function, rule in (self._found(self.report.after) - self._found({})) if not failed else ():
             if (path, function) in names:
-                failed[path] = f"{function} would have a {rule} of `pep788 check`"
+                failed[path] = Worse(f"{function} would have a {rule} of `pep788 check`")
         return failed
 
     def _found(self, changed: Dict[str, bytes]) -> Set[Tuple[str, str, str]]:

@@ -24,7 +24,9 @@ INIT = re.compile(rb"\bPyInit_\w+")
 HEADER = "pep788.h"
 NATIVE = (3, 15)
 _HEADERS = (".h", ".hh", ".hpp", ".hxx", ".h++", ".inl", ".inc")
-_EXEC_SLOT = re.compile(rb"\{\s*Py_mod_exec\s*,\s*(?:\(\s*void\s*\*\s*\)\s*|reinterpret_cast<void ?\*>\(\s*)?&?\s*(\w+)")
+_EXEC_SLOT = re.compile(
+    rb"\{\s*Py_mod_exec\s*,\s*(?:\(\s*void\s*\*\s*\)\s*|reinterpret_cast<void ?\*>\(\s*)?&?\s*(\w+)"
+)
 _MAKES_VIEW = re.compile(rb"(\w+)\s*=\s*PyInterpreterView_From(?:Main|Current)\s*\(")
 
 
@@ -199,7 +201,9 @@ def include(file: CFile, vendored: Optional[str]) -> List[Edit]:
 
 
 def includes(data: bytes) -> bool:
-    return re.search(rb'^[ \t]*#[ \t]*include[ \t]*["<](?:[^">\n]*/)?pep788\.h(?:pp)?[">]', data, re.MULTILINE) is not None
+    return (
+        re.search(rb'^[ \t]*#[ \t]*include[ \t]*["<](?:[^">\n]*/)?pep788\.h(?:pp)?[">]', data, re.MULTILINE) is not None
+    )
 
 
 def _variable(module: Module, file: CFile, owner: CFile) -> List[str]:
@@ -228,12 +232,18 @@ def _at_top(file: CFile, lines: List[str]) -> Edit:
             if node.end_byte <= first:
                 place = node.end_byte
     if place is None:
-        raise Asked(f"where in {file.path} does the include go? It has none of its own before its first function")
+        raise Asked(
+            f"where in {file.path} does the include go? It has none of its own before its first function",
+            "add an include of pep788.h, or of a header of yours that has it, in front of the functions",
+        )
     if file.data[place - 1 : place] == b"\n":  # the parser counts the line end to the directive
         place -= 2 if file.data[place - 2 : place] == b"\r\n" else 1
     end = edits.after_line(file.data, place)
     if end is None:
-        raise Asked(f"where in {file.path} does the include go? Code follows the last one on its line")
+        raise Asked(
+            f"where in {file.path} does the include go? Code or an open comment follows the last one on its line",
+            "add an empty line there",
+        )
     line_end = edits.newline(file.data, end)
     return Edit(end, end, "".join(line_end + line for line in lines))
 

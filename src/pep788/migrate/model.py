@@ -33,8 +33,8 @@ class Site:
     needs_view: bool = False
     """It takes the view that the module's init function makes."""
 
-    def fail(self, reason: str) -> None:
-        self.outcome, self.reason, self.options, self.edits = Outcome.FAILED, reason, (), ()
+    def fail(self, outcome: Outcome, reason: str, options: Tuple[str, ...] = ()) -> None:
+        self.outcome, self.reason, self.options, self.notes, self.edits = outcome, reason, options, (), ()
 
 
 class NotMigrated(Exception):
@@ -44,10 +44,11 @@ class NotMigrated(Exception):
 
     def __init__(self, reason: str, *options: str) -> None:
         super().__init__(reason)
+        self.reason = reason
         self.options = options
 
     def site(self, span: Span, function: str) -> Site:
-        return Site(span, function, self.outcome, str(self), self.options)
+        return Site(span, function, self.outcome, self.reason, self.options)
 
 
 class Refused(NotMigrated):
@@ -58,6 +59,12 @@ class Asked(NotMigrated):
     """Only the author knows; the message is a question."""
 
     outcome = Outcome.ASKED
+
+
+class Worse(NotMigrated):
+    """The result is not what was meant."""
+
+    outcome = Outcome.FAILED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +85,8 @@ class Report:
     views: List[View] = dataclasses.field(default_factory=list)
     skipped: List[Skip] = dataclasses.field(default_factory=list)
     notes: List[str] = dataclasses.field(default_factory=list)
+    set_up: Dict[str, List[Edit]] = dataclasses.field(default_factory=dict)
+    """The edits that no site has: includes, views and the calls in module init, by path."""
     before: Dict[str, bytes] = dataclasses.field(default_factory=dict)
     after: Dict[str, bytes] = dataclasses.field(default_factory=dict)
 

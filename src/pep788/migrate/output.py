@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Dict, Iterator, List
+from typing import Dict, Iterator, List, Sequence
 
+from ..check.model import Edit
 from . import edits
 from .model import Outcome, Report, Site
 
@@ -40,7 +41,9 @@ def _site(site: Site) -> Iterator[str]:
 def summary(report: Report, written: bool) -> str:
     counts = ", ".join(f"{report.count(outcome)} {outcome.value}" for outcome in Outcome)
     files = _count(len(report.after), "file")
-    done = f"{files} written" if written else f"{files} to be changed (--apply writes)" if report.after else "no changes"
+    done = (
+        f"{files} written" if written else f"{files} to be changed (--apply writes)" if report.after else "no changes"
+    )
     return f"{_count(len(report.sites), 'site')}: {counts}; {done}"
 
 
@@ -58,6 +61,7 @@ def as_json(report: Report, written: bool) -> str:
             "sites": [_json_site(site) for site in report.sites],
             "views": [dataclasses.asdict(view) for view in report.views],
             "notes": report.notes,
+            "set_up": {path: _edits(found) for path, found in sorted(report.set_up.items())},
             "skipped": [dataclasses.asdict(skip) for skip in report.skipped],
             "changed": sorted(report.after),
             "diff": diff(report).decode("utf-8", "replace"),
@@ -78,5 +82,9 @@ def _json_site(site: Site) -> Dict[str, object]:
         "reason": site.reason,
         "options": list(site.options),
         "notes": list(site.notes),
-        "edits": [{"byte_start": e.start, "byte_end": e.end, "text": e.text} for e in site.edits],
+        "edits": _edits(site.edits),
     }
+
+
+def _edits(found: Sequence[Edit]) -> List[Dict[str, object]]:
+    return [{"byte_start": edit.start, "byte_end": edit.end, "text": edit.text} for edit in found]

@@ -20,7 +20,9 @@ from .model import Asked, Refused, Site, Outcome, shown_name
 ENSURE, RELEASE = "PyThreadState_EnsureFromView", "PyThreadState_Release"
 
 # What was begun before the Ensure and is ended after it would stay begun.
-BEGINS = re.compile(r"(?<![bc])lock|acquire|enter|begin|suspend|disable|retain|incref|(?:^|_)(?:ref|push|start)(?:_|$)", re.I)
+BEGINS = re.compile(
+    r"(?<![bc])lock|acquire|enter|begin|suspend|disable|retain|incref|(?:^|_)(?:ref|push|start)(?:_|$)", re.I
+)
 # Somebody may wait for these.
 ENDS = re.compile(
     r"(?<![bc])lock|leave|signal|broadcast|notify|post|wake|resume|enable|complete|finish|done|set_?event|release"
@@ -134,7 +136,7 @@ class Pair:
 
     def _declarators(self) -> List[Node]:
         """The names in `PyGILState_STATE name;` and `PyGILState_STATE name = ...;`, each declared alone."""
-        found = []
+        found: List[Node] = []
         for node in walk(self.function.body):
             if node.type != "declaration" or self.file.text(node.child_by_field_name("type")) != "PyGILState_STATE":
                 continue
