@@ -31,7 +31,6 @@ nitpick_ignore_regex = [
     ("cpp:identifier", r".*"),  # parameters of templates, and the classes of other libraries
     ("py:class", r".*"),  # of the standard library: no inventory is downloaded
 ]
-suppress_warnings = ["toc.not_included"]  # a page of an example is found by the links to it
 
 myst_enable_extensions = ["attrs_inline"]
 myst_heading_anchors = 4

@@ -276,11 +276,7 @@ def _signature(code: str, name: str) -> str:
     """The declaration alone, or nothing for what is not shown: deleted, moves, destructors, assertions."""
     if re.match("static_assert", code) or re.search(r"= delete|&&|~|operator=", code) and "template" not in code:
         return ""
-    code = re.sub(r"\)\s*(?:const\s*)?(?:noexcept\s*)?:(?!:).*", lambda found: _before_colon(found[0]), code, flags=re.DOTALL)
-    code = re.sub(r"\b(?:inline)\s+", "", code)
+    code = re.sub(r"(\)\s*(?:noexcept)?)\s*:(?!:).*", r"\1", code, flags=re.DOTALL)  # what the constructor initializes
+    code = re.sub(r"\binline\s+", "", code)
     code = re.sub(r",\s*typename std::enable_if<.*?>::type = 0", "", code, flags=re.DOTALL)
     return " ".join(code.split())
-
-
-def _before_colon(text: str) -> str:
-    return re.split(r":(?!:)", text, maxsplit=1)[0].rstrip()

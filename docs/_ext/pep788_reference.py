@@ -1,4 +1,7 @@
-"""Directives that write the reference: of a header out of its comments, of the commands out of their parsers."""
+"""Directives that write the reference: of a header out of its comments, of the commands out of their parsers.
+
+And `pages`, a table of contents of those pages that are there.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,12 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from header_comments import Item
 from pep788 import cli
+from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.directives.other import TocTree
+from sphinx.util import docname_join
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.matching import patfilter
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 INCLUDE = ROOT / "src" / "pep788" / "include"
@@ -131,7 +138,8 @@ class HeaderReference(SphinxDirective):
     def described(self, item: Item, domain: str, roles: dict[str, str], depth: int = 0) -> list[str]:
         """A declaration with its members, as nested directives: the outer fence is the longer one."""
         fence = "`" * (6 - depth)
-        lines = [f"{fence}{{{domain}:{item.kind}}} {item.signature}", "", markdown(item.text, roles, self.env.docname), ""]
+        text = markdown(item.text, roles, self.env.docname)
+        lines = [f"{fence}{{{domain}:{item.kind}}} {item.signature}", "", text, ""]
         for member in item.members:
             lines += self.described(member, domain, roles, depth + 1)
         return [*lines, fence, ""]
@@ -161,7 +169,7 @@ class CommandReference(SphinxDirective):
         for section in [each for node in found for each in node.findall(nodes.section)]:
             if section.next_node(nodes.title).astext() in cli.TOOLS:  # what the first parser knows of them: a line
                 section.parent.remove(section)
-        return found
+        return list(found)
 
     def parser(self, module: str, function: str, program: str, *options: str) -> list[str]:
         settings = [f":module: {module}", f":func: {function}", f":prog: {program}", f":title: {program}", *options]
@@ -181,7 +189,21 @@ class ModuleReference(SphinxDirective):
             if offered:
                 lines += ["```{eval-rst}", f".. automodule:: {module.__name__}", f"   :members: {', '.join(offered)}"]
                 lines += ["   :imported-members:", "```", ""]
-        return self.parse_text_to_nodes("\n".join(lines))
+        return list(self.parse_text_to_nodes("\n".join(lines)))
+
+
+class Pages(TocTree):
+    """A toctree without the lines, names or patterns, that no page of this checkout answers to."""
+
+    content: StringList
+
+    def run(self) -> list[nodes.Node]:
+        there = [line for line in self.content if patfilter(self.env.found_docs, docname_join(self.env.docname, line))]
+        if not there:
+            return []
+        self.content = StringList(there, source=self.env.docname)
+        self.options["glob"] = True
+        return list(super().run())
 
 
 def _is_module(path: pathlib.Path) -> bool:
@@ -193,4 +215,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("header-reference", HeaderReference)
     app.add_directive("command-reference", CommandReference)
     app.add_directive("module-reference", ModuleReference)
+    app.add_directive("pages", Pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
