@@ -18,7 +18,7 @@ STAMPS := build/stamps
 TAG := import sys, sysconfig as s; print("%d.%d.%d-" % sys.version_info[:3] + s.get_config_var("SOABI"))
 MATRIX = $(PYTHON) tools/matrix.py $(if $(ONLY),--only $(ONLY))
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all pyaudio callback stress exits explore sanitize examples bench corpus lint clean distclean FORCE
+.PHONY: help demo test test-all pyaudio callback stress exits explore sanitize examples bench corpus docs lint clean distclean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ bench: $(STAMPS)/bench ## what it costs, against native 3.15, PyGILState and oth
 corpus: $(STAMPS)/check ## `pep788 check` over the files in PATHS="...": none may raise; time for 1,000 lines
 	$(VENV)/bin/python tools/corpus.py $(PATHS) $(ARGS)
 
+docs: $(STAMPS)/docs ## the documentation as a site: build/docs/html/index.html
+	$(VENV)/bin/sphinx-build -q -W --keep-going -c docs . build/docs/html $(ARGS)
+	@echo "build/docs/html/index.html"
+
 lint: $(STAMPS)/dev ## ruff, mypy, and the types as mypy sees them in a program that uses pep788
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
@@ -77,7 +81,7 @@ distclean: clean ## delete everything that was built or downloaded
 	@$(PYTHON) tools/interpreters.py clean --all
 
 # One virtual environment for all; a stamp for each set of extras says that it is up to date.
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/check $(STAMPS)/dev: $(STAMPS)/python $(SOURCES) tools/setup_env.py
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/check $(STAMPS)/dev $(STAMPS)/docs: $(STAMPS)/python $(SOURCES) tools/setup_env.py
 	@$(PYTHON) tools/setup_env.py --venv $(VENV) $(patsubst %,--extra %,$(filter-out demo,$(notdir $@)))
 	@touch $@
 

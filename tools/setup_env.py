@@ -290,7 +290,7 @@ def clean_env(env: Mapping[str, str]) -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, default=CHECKOUT / ".venv", help="default: .venv in the checkout")
-    parser.add_argument("--extra", action="append", default=[], help="test, bench, dev; may be repeated")
+    parser.add_argument("--extra", action="append", default=[], help="test, bench, dev, docs; may be repeated")
     options = parser.parse_args()
     facts = probe([sys.executable])
     assert facts is not None, "the running interpreter cannot be run"

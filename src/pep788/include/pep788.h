@@ -46,7 +46,9 @@
 #ifndef PEP788_H
 #define PEP788_H
 
+/* The version of this header, a string. */
 #define PEP788_VERSION "0.1.0"
+/* The same as a number, which grows with it. */
 #define PEP788_VERSION_HEX 0x00010000
 
 /* PEP788_ENGINE_ONLY: sections 2-4 alone, without Python (our model checker
@@ -109,8 +111,11 @@
 #endif
 
 #if !PEP788_DECLARED
+/* An open guard of an interpreter, which does not finalize meanwhile. PEP 788; CPython 3.9+. */
 typedef struct PyInterpreterGuard PyInterpreterGuard;
+/* A handle to an interpreter, which may be gone: it keeps nothing alive. PEP 788; CPython 3.9+. */
 typedef struct PyInterpreterView PyInterpreterView;
+/* What PyThreadState_Release undoes: an opaque alias of void. PEP 788; CPython 3.9+. */
 typedef void PyThreadStateToken;
 #endif
 
