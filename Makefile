@@ -2,11 +2,13 @@
 #
 #   PYTHON=/path/to/python3   the interpreter at hand (default: python3)
 #   ONLY=3.9,3.15             only these interpreters of the matrix
+#   PATHS="..."               what `make corpus` checks
 #   ARGS="..."                more arguments for the suite or the demo
 
 PYTHON ?= python3
 VENV ?= .venv
 ONLY ?=
+PATHS ?= /usr/include
 ARGS ?=
 
 SOURCES := $(shell find src -type f -not -name '*.pyc' -not -name '*.so' -not -path '*.egg-info/*' 2>/dev/null) \
@@ -16,7 +18,7 @@ STAMPS := build/stamps
 TAG := import sys, sysconfig as s; print("%d.%d.%d-" % sys.version_info[:3] + s.get_config_var("SOABI"))
 MATRIX = $(PYTHON) tools/matrix.py $(if $(ONLY),--only $(ONLY))
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all pyaudio stress exits explore sanitize bench docs lint clean distclean FORCE
+.PHONY: help demo test test-all pyaudio callback stress exits explore sanitize examples bench docs corpus lint clean distclean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +38,9 @@ test-all: $(STAMPS)/checked ## the tests on every interpreter, 3.9 to 3.15; make
 pyaudio: $(STAMPS)/checked ## a real extension, ported and not, exiting in mid-stream on every interpreter
 	@$(MATRIX) pyaudio -- $(ARGS)
 
+callback: $(STAMPS)/checked ## pure-Python programs with callbacks, exiting in mid-call on every interpreter
+	@$(MATRIX) callback -- $(ARGS)
+
 stress: $(STAMPS)/checked ## initialize and finalize under fire, on every interpreter
 	@$(MATRIX) stress -- $(ARGS)
 
@@ -49,12 +54,18 @@ explore: $(STAMPS)/test ## all interleavings of the guard and close state machin
 sanitize: $(STAMPS)/test ## the same code under the thread, address and undefined-behaviour sanitizers
 	$(VENV)/bin/python tests/sanitize/run.py $(ARGS)
 
+examples: $(STAMPS)/checked ## the example projects, built from the wheel on the oldest and the newest interpreter
+	@$(PYTHON) examples/build_all.py $(if $(ONLY),--interpreters $(ONLY)) $(ARGS)
+
 bench: $(STAMPS)/bench ## what it costs, against native 3.15, PyGILState and other libraries: tables and plots
 	@$(VENV)/bin/python bench/bench.py $(if $(ONLY),--interpreters $(ONLY)) $(ARGS)
 
 docs: $(STAMPS)/docs ## the documentation as a site: build/docs/html/index.html
 	$(VENV)/bin/sphinx-build -q -W --keep-going -c docs . build/docs/html $(ARGS)
 	@echo "build/docs/html/index.html"
+
+corpus: $(STAMPS)/check ## `pep788 check` over the files in PATHS="...": none may raise; time for 1,000 lines
+	$(VENV)/bin/python tools/corpus.py $(PATHS) $(ARGS)
 
 lint: $(STAMPS)/dev ## ruff, mypy, and the types as mypy sees them in a program that uses pep788
 	$(VENV)/bin/ruff check .
@@ -70,7 +81,7 @@ distclean: clean ## delete everything that was built or downloaded
 	@$(PYTHON) tools/interpreters.py clean --all
 
 # One virtual environment for all; a stamp for each set of extras says that it is up to date.
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/dev $(STAMPS)/docs: $(STAMPS)/python $(SOURCES) tools/setup_env.py
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/check $(STAMPS)/dev $(STAMPS)/docs: $(STAMPS)/python $(SOURCES) tools/setup_env.py
 	@$(PYTHON) tools/setup_env.py --venv $(VENV) $(patsubst %,--extra %,$(filter-out demo,$(notdir $@)))
 	@touch $@
 

@@ -122,8 +122,8 @@ def nanobind(builder: Builder) -> Any:
     return load("bench_nanobind", folder)
 
 
-def cffi(builder: Builder, function: object) -> int:
-    """The address of a C function that calls `function`: `extern "Python"`, cffi's recommended and faster kind."""
+def cffi(builder: Builder, function: object) -> tuple[Any, Any]:
+    """A C function that calls `function`, after its FFI: `extern "Python"`, cffi's recommended and faster kind."""
     library = need("cffi")
     ffi = library.FFI()
     ffi.cdef('extern "Python" void bench_tick(void);')
@@ -133,7 +133,7 @@ def cffi(builder: Builder, function: object) -> int:
     ffi.emit_c_code(str(source))
     module = load("bench_cffi", builder.module("bench_cffi", [source]))
     module.ffi.def_extern(name="bench_tick")(function)
-    return int(module.ffi.cast("uintptr_t", module.ffi.addressof(module.lib, "bench_tick")))
+    return module.ffi, module.ffi.addressof(module.lib, "bench_tick")
 
 
 def need(name: str) -> ModuleType:

@@ -19,6 +19,7 @@ GROUPS = {
     "callbacks": "a trivial Python function called by a native thread",
     "close": "from the last Close to finalization going on",
     "process": "import and exit of a process",
+    "shield": "what pep788 shield adds to a pair, a start and an import",
 }
 LIBRARIES = ("pybind11", "nanobind", "cffi", "ctypes")
 OLD, MIDDLE, NEW = ("3.9", "3.10"), ("3.11", "3.12", "3.13.0", "3.13"), ("3.14", "3.15", "3.15-always")
@@ -219,6 +220,17 @@ ROWS = (
         "the same, 2 threads / best that makes a state per call",
         best_of(MAKES_ONE, 2),
     ),
+    *(
+        Row(
+            f"{library}-{kind}",
+            "callbacks",
+            f"calls per second through pep788.callback{words} / plain {library}",
+            pair(f"{library}-{kind} 1", f"{library} 1"),
+            native_counts=True,  # the Python package never uses the native functions
+        )
+        for library in ("ctypes", "cffi")
+        for kind, words in (("safe", ""), ("safe-kept", ", state kept"))
+    ),
     Row(
         "close",
         "close",
@@ -241,6 +253,14 @@ ROWS = (
         "whole process, with import pep788 / without",
         pair("whole with", "whole without"),
         native_counts=True,
+    ),
+    *(
+        Row(f"shield-{name}", "shield", words, alone(name), for_columns(ALL, Target(limit)), unit, native_counts=True)
+        for name, words, limit, unit in (
+            ("pair", "shield: added to a PyGILState pair, ns", 20, "ns"),
+            ("start", "shield: added to the start of a process, µs", 10_000, "µs"),
+            ("import", "shield: added to an imported extension module, µs", 300, "µs"),
+        )
     ),
 )
 
@@ -285,6 +305,10 @@ CONTENDERS = (
         )
         if (name, threads) != ("attached", 2)
     ),
+    ("callbacks", "ctypes-safe 1", "callbacks, ctypes through pep788.callback, 1 thread", "k/s"),
+    ("callbacks", "ctypes-safe-kept 1", "callbacks, ctypes through pep788.callback, state kept, 1 thread", "k/s"),
+    ("callbacks", "cffi-safe 1", "callbacks, cffi through pep788.callback, 1 thread", "k/s"),
+    ("callbacks", "cffi-safe-kept 1", "callbacks, cffi through pep788.callback, state kept, 1 thread", "k/s"),
     ("close", "ours", "last Close to finalization going on", "µs"),
     ("close", "native", "the same, native", "µs"),
     ("process", "import", "import pep788", "µs"),
@@ -292,6 +316,9 @@ CONTENDERS = (
     ("process", "exit with", "exit of a process that imported pep788", "µs"),
     ("process", "whole without", "a process without pep788, start to end", "µs"),
     ("process", "whole with", "a process that imports pep788, start to end", "µs"),
+    ("shield", "pair", "added to PyGILState_Ensure + Release, attached", "ns"),
+    ("shield", "start", "import pep788.shield and enable()", "µs"),
+    ("shield", "import", "looking at an extension module that was imported", "µs"),
 )
 
 

@@ -47,6 +47,27 @@ WITH = (
 )
 
 
+START_SHIELD = """
+import time; begin = time.perf_counter()
+from pep788 import shield; shield.enable()
+print((time.perf_counter() - begin) * 1e6)
+"""
+# Extension modules of the standard library; those that are built in or not built do not count.
+IMPORT_SHIELDED = """
+import importlib, importlib.machinery
+from pep788 import shield
+shield.enable()
+before, count = shield.report().seconds, 0
+for name in "_ssl _hashlib _sqlite3 _decimal _lzma _bz2 _curses _ctypes _asyncio _json _queue _elementtree".split():
+    try:
+        module = importlib.import_module(name)
+    except ImportError:
+        continue
+    count += isinstance(module.__spec__.loader, importlib.machinery.ExtensionFileLoader)
+print((shield.report().seconds - before) / count * 1e6)
+"""
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What the parent asks for; `always`: ours is pep788.h's own implementation also where there is a native one."""
@@ -77,6 +98,7 @@ class Bench:
         self.settings = settings
         self.builder = modules.Builder(Path(settings.build), Path(settings.include))
         self.cpus = processors()
+        self.kept_alive: list[Any] = []
 
     def run(self) -> None:
         groups = {
@@ -87,6 +109,7 @@ class Bench:
             "callbacks": self.callbacks,
             "close": self.close,
             "process": self.process,
+            "shield": self.shield,
         }
         say("about", **self.about())
         for name in self.settings.groups:
@@ -100,7 +123,7 @@ class Bench:
         """What does not compile is found missing again, and told, when it is to be measured."""
         groups = set(self.settings.groups)
         steps: list[Callable[[], object]] = []
-        if groups & {"attach", "nested", "guard", "views", "callbacks"}:
+        if groups & {"attach", "nested", "guard", "views", "callbacks", "shield"}:
             steps += [lambda: self.pairs, lambda: self.native_pairs]
         if "callbacks" in groups:
             steps += [functools.partial(self.library, name, make_tick()) for name in LIBRARIES]
@@ -165,12 +188,21 @@ class Bench:
             except (modules.BuildError, ImportError, RuntimeError, OSError) as error:
                 for threads in (1, 2):
                     say("missing", group="callbacks", contender=f"{name} {threads}", why=str(error))
+        safe: dict[str, Sampler] = {}
+        for name in ("cffi", "ctypes"):
+            try:
+                safe.update(self.one_liners(name, tick))
+            except (modules.BuildError, ImportError) as error:
+                for kind in ("safe", "safe-kept"):
+                    say("missing", group="callbacks", contender=f"{name}-{kind} 1", why=str(error))
         for threads in self.thread_counts("callbacks", (*runs, "kept", "native")):
             contenders = self.kept("callbacks", f"kept {threads}", "kept callback", threads, rate=True)
             contenders.update({f"{name} {threads}": run(threads) for name, run in runs.items()})
             contenders.update(self.native(f"native {threads}", "view callback", threads, rate=True))
             contenders[f"attached {threads}"] = self.ours("attached callback", threads, rate=True)
-            if threads > 1:
+            if threads == 1:
+                contenders.update(safe)
+            else:
                 del contenders[f"attached {threads}"]  # they never let go: it says how the GIL is shared, no more
             self.rounds("callbacks", contenders)
 
@@ -196,6 +228,33 @@ class Bench:
                 self.sample("process", f"exit {name}", number, leaving)
                 if importing is not None:
                     self.sample("process", "import", number, importing)
+
+    def shield(self) -> None:
+        """Nanoseconds that the shield adds to a pair, microseconds that it adds to a start and to an import."""
+        try:
+            from pep788 import shield
+        except ImportError as error:
+            raise RuntimeError(f"pep788 is not installed here: {error}") from error
+        plain = self.ours("gilstate attached")
+
+        def added() -> float:
+            without = plain()
+            shield.enable()
+            try:
+                return plain() - without
+            finally:
+                shield.disable()
+
+        def printed(program: str) -> Sampler:
+            def sample() -> float:
+                done = run_child(["-c", program])
+                if done.returncode:
+                    raise RuntimeError(f"a process with the shield ended with status {done.returncode}")
+                return float(done.stdout)
+
+            return sample
+
+        self.rounds("shield", {"pair": added, "start": printed(START_SHIELD), "import": printed(IMPORT_SHIELDED)})
 
     # -- how they are run --
 
@@ -247,15 +306,34 @@ class Bench:
             module = getattr(modules, name)(self.builder)
             module.set_callable(tick)
             return lambda threads: self.sampler(module, "callback", threads, True)
+        pointer, address = self.pointer(name, tick)
+        return self.through_pointer(pointer, address)
+
+    def pointer(self, name: str, tick: Callable[[], None]) -> tuple[Any, Callable[[Any], int]]:
+        """A function pointer of cffi or ctypes, and what tells the address of one."""
         if name == "cffi":
-            address = modules.cffi(self.builder, tick)
-        else:
-            self.kept_alive = ctypes.CFUNCTYPE(None)(tick)
-            address = ctypes.cast(self.kept_alive, ctypes.c_void_p).value or 0
+            ffi, function = modules.cffi(self.builder, tick)
+            return function, lambda pointer: int(ffi.cast("uintptr_t", pointer))
+        return ctypes.CFUNCTYPE(None)(tick), lambda pointer: int.from_bytes(bytes(pointer), sys.byteorder)
+
+    def through_pointer(self, pointer: Any, address: Callable[[Any], int]) -> Callable[[int], Sampler]:
         pairs = self.pairs
+        self.kept_alive.append(pointer)
         return lambda threads: self.sampler(
-            pairs, "pointer callback", threads, True, lambda: pairs.set_pointer(address)
+            pairs, "pointer callback", threads, True, lambda: pairs.set_pointer(address(pointer))
         )
+
+    def one_liners(self, name: str, tick: Callable[[], None]) -> dict[str, Sampler]:
+        """The same function pointer through `pep788.callback`, on one thread."""
+        import pep788
+
+        pointer, address = self.pointer(name, tick)
+        safe = pep788.callback(pointer, keep_thread_state=False)
+        kept = pep788.callback(pointer, keep_thread_state=True)
+        return {
+            f"{name}-safe 1": self.through_pointer(safe, address)(1),
+            f"{name}-safe-kept 1": self.through_pointer(kept, address)(1),
+        }
 
     def thread_counts(self, group: str, names: Sequence[str]) -> Sequence[int]:
         if len(set(self.cpus)) >= 2 or self.cpus == [-1, -1]:

@@ -6,6 +6,7 @@ Runs on Python 3.9 and later, by the interpreter under test.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -27,6 +28,8 @@ REPO = pathlib.Path(__file__).resolve().parent.parent
 # PEP788_TEST_INCLUDE lets the tests themselves be developed against another header.
 INCLUDE = pathlib.Path(os.environ.get("PEP788_TEST_INCLUDE") or REPO / "src" / "pep788" / "include")
 BUILD = pathlib.Path(os.environ.get("PEP788_TEST_BUILD") or REPO / "build" / "tests")
+BINDINGS = pathlib.Path(os.environ.get("PEP788_TEST_BINDINGS") or REPO / "build" / "bindings")
+"""The releases of pybind11 and nanobind that tools/setup_env.py unpacks, one folder each."""
 
 HAS_NATIVE = sys.version_info >= (3, 15)
 ALWAYS = HAS_NATIVE and os.environ.get("PEP788_TEST_ALWAYS") == "1"
@@ -110,6 +113,19 @@ def build_program(
     if limited:
         defines = [*defines, f"Py_LIMITED_API={limited}"]
     return _build(name, sources, defines, language, std, list(extra), [*ldflags, *_libpython_flags()])
+
+
+def build_library(name: str, sources: Iterable[Union[str, pathlib.Path]]) -> pathlib.Path:
+    """Build a shared library that knows nothing of Python; returns its path."""
+    return _build(name + ".so", sources, [], "c", None, ["-shared", "-fPIC"], [])
+
+
+@functools.lru_cache(maxsize=None)
+def has_ffi() -> bool:
+    """Whether libffi's headers are installed, which pep788.callback is built with."""
+    command = [*compile_command(), "-E", "-x", "c", "-"]
+    text = "#if !__has_include(<ffi.h>)\n#error\n#endif\n"
+    return subprocess.run(command, input=text, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def compile_command(language: str = "c", std: Optional[str] = None, defines: Sequence[str] = ()) -> List[str]:

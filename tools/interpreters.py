@@ -213,6 +213,7 @@ def prepare(name: str) -> Column:
         PATH=f"{venv / 'bin'}{os.pathsep}{path}",  # so that `pep788` is this column's
         PEP788_BUILD_DIR=str(build),
         PEP788_TEST_BUILD=str(build / "tests"),
+        PEP788_TEST_BINDINGS=str(environment.unpack_bindings()),
         PYTHONDONTWRITEBYTECODE="1",  # debug and release builds share the names of their .pyc files
     )
     headers = oldest_headers()

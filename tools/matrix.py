@@ -34,6 +34,7 @@ SUITES = {
     "tests": ["{python}", "-m", "pytest", "-q", "-o", "cache_dir={build}/pytest"],
     "stress": ["{python}", "tests/stress/run.py"],
     "pyaudio": ["{python}", "examples/pyaudio/prove.py", "--build-dir", "{build}/pyaudio"],
+    "callback": ["{python}", "examples/callback/prove.py"],
     "command": [],
 }
 COUNTS = re.compile(r"\b(\d+) (passed|failed|skipped|errors?|xfailed|xpassed)\b")

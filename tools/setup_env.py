@@ -32,6 +32,14 @@ UNWANTED = shutil.ignore_patterns("__pycache__", "*.py[cod]", "*.so", "*.o", "*.
 
 SETUPTOOLS = "setuptools>=77"  # as in pyproject.toml: the SPDX form of `license`
 
+# What the tests compile the headers for bindings against, whatever else an environment has: headers and sources only.
+BINDINGS = {
+    "pybind11-2": "pybind11==2.13.*",
+    "pybind11-3": "pybind11==3.*",
+    "nanobind-2": "nanobind==2.*",
+    "nanobind-3": "nanobind==3.*",
+}
+
 PROBE = r"""
 import importlib.util, json, os, shlex, shutil, sys, sysconfig
 compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
@@ -229,6 +237,20 @@ class Environment:
             self._write_state({"identity": identity, "extras": wanted, "sources": digest})
             return True
 
+    def unpack_bindings(self) -> Path:
+        """Put each release of BINDINGS into a folder of its own, for all interpreters alike."""
+        folder = BUILD / "bindings"
+        with locked(BUILD / "locks" / "bindings"):
+            for name, requirement in BINDINGS.items():
+                if not (folder / name).is_dir():
+                    scratch = folder / f"{name}.new"
+                    shutil.rmtree(scratch, ignore_errors=True)
+                    # nanobind 3 says it is not for 3.9; which interpreters run it is the tests' business.
+                    options = ["--no-deps", "--ignore-requires-python", "--target", str(scratch)]
+                    self._pip(*options, requirement, what=f"downloading {requirement}")
+                    scratch.rename(folder / name)
+        return folder
+
     def _create(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -274,7 +296,10 @@ def main() -> int:
     assert facts is not None, "the running interpreter cannot be run"
     try:
         check(facts, sys.executable)
-        Environment(options.venv.resolve(), [sys.executable], facts).install(options.extra, announce=True)
+        environment = Environment(options.venv.resolve(), [sys.executable], facts)
+        environment.install(options.extra, announce=True)
+        if "test" in options.extra:
+            environment.unpack_bindings()
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1

@@ -23,7 +23,8 @@ PACKAGES = (
     "python3.13-dev python3.14-dev python3.15-dev python3.14-dbg python3.15-dbg "
     "python3-venv python3.13-venv python3.14-venv python3.15-venv python3-pip "
     "gcc g++ clang libclang-rt-dev make patch git ca-certificates valgrind gdb "
-    "portaudio19-dev libasound2-dev"  # examples/pyaudio
+    "portaudio19-dev libasound2-dev "  # examples/pyaudio, examples/callback
+    "libffi-dev"  # pep788.callback
 ).split()
 
 # Check-Valid-Until: debootstrap does not ask for it either, and a mirror may be a snapshot of a past day.

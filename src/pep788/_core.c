@@ -20,15 +20,7 @@
  * Compiled with PEP788_ALWAYS: on 3.15+ a native guard would hang the child of a
  * fork and could be starved (F1, F9). */
 
-#define PY_SSIZE_T_CLEAN
-#ifndef PEP788_ALWAYS
-#  define PEP788_ALWAYS
-#endif
-#ifndef PEP788_MODULE_NAME
-#  define PEP788_MODULE_NAME "pep788"
-#endif
-#include <Python.h>
-#include <pep788.h>
+#include "_core.h"
 #include <stdlib.h>
 
 #if defined(_MSC_VER)
@@ -999,6 +991,15 @@ static PyMethodDef core_methods[] = {
     {"modules", core_modules, METH_NOARGS,
      "modules()\n--\n\n"
      "The modules that registered with this interpreter and their open guards."},
+    {"watchdog_set", watchdog_set, METH_VARARGS,
+     "watchdog_set(after, abort_after)\n--\n\n"
+     "Seconds from the start of finalization; 0 is never."},
+    {"watchdog_mark", watchdog_mark, METH_VARARGS,
+     "watchdog_mark(stage, signal, threads)\n--\n\n"
+     "Finalization has begun, or reached this stage."},
+    {"watchdog_unused_signal", watchdog_unused_signal, METH_NOARGS,
+     "watchdog_unused_signal()\n--\n\n"
+     "A signal that nobody handles, or 0."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -1060,6 +1061,11 @@ add_constants(PyObject *module, CoreState *state)
         Py_DECREF(state->finalization_error);
         return -1;
     }
+    if (PyModule_AddIntMacro(module, WATCHDOG_JOINING) < 0
+        || PyModule_AddIntMacro(module, WATCHDOG_CALLBACKS) < 0
+        || PyModule_AddIntConstant(module, "INTERPRETER", (long)current_interp_id()) < 0) {
+        return -1;
+    }
     return PyModule_AddStringConstant(module, "HEADER_VERSION", PEP788_VERSION);
 }
 
@@ -1075,6 +1081,7 @@ core_exec(PyObject *module)
     if (arm(state->seam) < 0 || Pep788_Init() < 0) {
         return -1;
     }
+    watchdog_trace();       /* Pep788_Init has read the environment again */
     if (state->seam != &main_seam) {
         arm_main_from_subinterpreter();
     }

@@ -3,6 +3,9 @@ from types import TracebackType
 from typing import Final, List, Optional, Tuple, Type, final
 
 HEADER_VERSION: Final[str]
+INTERPRETER: Final[int]
+WATCHDOG_CALLBACKS: Final[int]
+WATCHDOG_JOINING: Final[int]
 
 if sys.version_info >= (3, 13):
     from builtins import PythonFinalizationError as PythonFinalizationError
@@ -35,3 +38,6 @@ class View:
 
 def guard_count() -> int: ...
 def modules() -> List[Tuple[str, int]]: ...
+def watchdog_mark(stage: int, signal: int, threads: bytes, /) -> None: ...
+def watchdog_set(after: float, abort_after: float, /) -> None: ...
+def watchdog_unused_signal() -> int: ...

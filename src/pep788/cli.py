@@ -1,4 +1,4 @@
-"""The ``pep788`` command: ``info``, ``vendor``, and the tools that are packages of their own.
+"""The ``pep788`` command: ``info``, ``config``, ``vendor``, and the tools that are packages of their own.
 
 Exit status: 0 done, 1 not done (the message says why), 2 wrong usage, 130 after Ctrl-C.
 """
@@ -13,9 +13,10 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import sys
 import sysconfig
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import pep788
 from pep788 import vendor
@@ -25,6 +26,8 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 TOOLS = {
     "demo": "show what happens to native threads at interpreter exit, old API and new",
     "stress": "run a program to its end many times: how often it fails, and why",
+    "check": "find code that calls into a Python that may be finalizing",
+    "shield": "run a program whose compiled modules cannot be rebuilt",
 }
 """Packages with a ``main(argv)``; all their options are their own, --help included."""
 
@@ -115,11 +118,38 @@ def _folder(text: str) -> str:
     return text
 
 
+def _config(options: argparse.Namespace) -> int:
+    if options.wanted is None:
+        print("pep788: say what to print: " + ", ".join(option for option, _, _ in CONFIG), file=sys.stderr)
+        return USAGE
+    values = {option: value for option, value, _ in CONFIG}
+    print(" ".join(values[option]() for option in options.wanted))
+    return OK
+
+
+def _compiler_flags() -> str:
+    return " ".join([shlex.quote(f"-I{pep788.get_include()}"), *_thread_flags()])
+
+
+def _thread_flags() -> List[str]:
+    return [] if sys.platform == "win32" else ["-pthread"]
+
+
+CONFIG: List[Tuple[str, Callable[[], str], str]] = [
+    ("--cflags", _compiler_flags, "flags for the compiler"),
+    ("--libs", lambda: " ".join(_thread_flags()), "flags for the linker"),
+    ("--includedir", pep788.get_include, "the folder of pep788.h"),
+    ("--cmakedir", pep788.get_cmake_dir, "the folder of pep788Config.cmake"),
+    ("--pkgconfigdir", pep788.get_pkgconfig_dir, "the folder of pep788.pc"),
+]
+
+
 def _vendor(options: argparse.Namespace) -> int:
     source = pathlib.Path(pep788.get_include(), vendor.HEADER_NAME)
     folder = pathlib.Path(options.folder)
     try:
-        files = vendor.plan(source, folder, options.cpp)
+        choices = [choice for choice in vendor.CHOICES if getattr(options, choice)]
+        files = vendor.plan(source, folder, choices)
         if options.check:
             return _report_check(files)
         written = vendor.copy(files, options.force)
@@ -144,7 +174,7 @@ def _report_check(files: List[vendor.File]) -> int:
 def _next_steps(folder: pathlib.Path) -> str:
     return (
         "next:\n"
-        f"  1. commit both files and add {folder} to your include path\n"
+        f"  1. commit these files and add {folder} to your include path\n"
         f'  2. #include "{vendor.HEADER_NAME}" and call Pep788_Init() in your module\'s '
         "init function\n"
         f"  3. to update: upgrade pep788 and run `pep788 vendor {folder}` again"
@@ -184,6 +214,14 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("modules", nargs="*", metavar="MODULE", help="import this module first")
     info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(run=_info)
+    config = commands.add_parser(
+        "config",
+        help="print what a build system needs to find the header",
+        description="Print what a build system needs to find the header; several options, one line.",
+    )
+    for option, _, text in CONFIG:
+        config.add_argument(option, action="append_const", dest="wanted", const=option, help=text)
+    config.set_defaults(run=_config)
     copy = commands.add_parser(
         "vendor",
         help="copy pep788.h and its license into a folder of yours",
@@ -191,6 +229,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     copy.add_argument("folder", type=_folder, metavar="DIR", help="created if it does not exist")
     copy.add_argument("--cpp", action="store_true", help="pep788.hpp, for C++, too")
+    copy.add_argument("--pybind11", action="store_true", help="pep788/pybind11.hpp and what it includes, too")
+    copy.add_argument("--nanobind", action="store_true", help="pep788/nanobind.hpp and what it includes, too")
     how = copy.add_mutually_exclusive_group()
     how.add_argument("--force", action="store_true", help="overwrite files that were changed there")
     how.add_argument("--check", action="store_true", help="write nothing; 1 unless up to date")

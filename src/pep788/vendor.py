@@ -1,4 +1,4 @@
-"""Copying pep788.h (and pep788.hpp) into another project, and keeping that copy up to date.
+"""Copying pep788.h (and the headers for C++) into another project, and keeping that copy up to date.
 
 Next to the header goes ``pep788.LICENSE``: the terms, and which version was
 copied with which checksum.  That record is how a copy that somebody edited is
@@ -14,11 +14,18 @@ import os
 import pathlib
 import re
 import tempfile
-from typing import Dict, List, Optional
+from typing import Dict, Iterable, List, Optional
 
 HEADER_NAME = "pep788.h"
-CPP_NAME = "pep788.hpp"
 LICENSE_NAME = "pep788.LICENSE"
+CPP = ["pep788.hpp"]
+BINDING = [*CPP, "pep788/binding.hpp"]
+CHOICES: Dict[str, List[str]] = {
+    "cpp": CPP,
+    "pybind11": [*BINDING, "pep788/pybind11.hpp"],
+    "nanobind": [*BINDING, "pep788/nanobind.hpp"],
+}
+"""What may be copied next to pep788.h, by option; `/` for every system."""
 
 ZERO_BSD = """\
 Copyright (c) 2026 The pep788 authors
@@ -35,7 +42,7 @@ TORTIOUS ACTION, ARISING OUT OF OR IN CONNECTION WITH THE USE OR PERFORMANCE OF
 THIS SOFTWARE.
 """
 
-_RECORD = re.compile(r"^(pep788\.h(?:pp)?) (\S+), sha256 ([0-9a-f]{64})$", re.MULTILINE)
+_RECORD = re.compile(r"^(pep788(?:/\w+)?\.h(?:pp)?) (\S+), sha256 ([0-9a-f]{64})$", re.MULTILINE)
 
 
 class State(enum.Enum):
@@ -78,18 +85,20 @@ def license_text(version: str, checksums: Dict[str, str]) -> str:
     )
 
 
-def plan(source: pathlib.Path, folder: pathlib.Path, cpp: bool = False) -> List[File]:
+def plan(source: pathlib.Path, folder: pathlib.Path, choices: Iterable[str] = ()) -> List[File]:
     """Compare the copy in `folder` with the header `source`; changes nothing.
 
-    `cpp`: pep788.hpp, too; it also stays in a copy that has it.
+    `choices`: keys of CHOICES, whose headers are to be there, too; those that a copy has stay in it.
     """
     header = source.read_bytes()
     version = header_version(header.decode("utf-8"))
     terms_there = _read(folder / LICENSE_NAME)
     recorded = _recorded_checksums(terms_there)
     wanted = {HEADER_NAME: header}
-    if cpp or CPP_NAME in recorded:
-        wanted[CPP_NAME] = source.with_name(CPP_NAME).read_bytes()
+    chosen = {name for choice in choices for name in CHOICES[choice]}
+    for name in dict.fromkeys(name for names in CHOICES.values() for name in names):
+        if name in chosen or name in recorded:
+            wanted[name] = (source.parent / name).read_bytes()
     checksums = {name: _checksum(content) for name, content in wanted.items()}
     files = []
     for name, content in wanted.items():

@@ -143,6 +143,30 @@ one_call(PyObject *self, PyObject *callable)
     Py_RETURN_NONE;
 }
 
+/* keeps_one(callable): as cffi, Ensure once more than Release, so that CPython keeps the thread state; the thread then
+   goes on outside Python for ever. Sets flag 7 when it is outside. */
+static void *
+keeps_one_run(void *callable)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    (void)PyGILState_Ensure();
+    call((PyObject *)callable);
+    PyGILState_Release(state);
+    set_flag(7);
+    for (;;) {
+        pause();
+    }
+    return NULL;
+}
+
+static PyObject *
+keeps_one(PyObject *self, PyObject *callable)
+{
+    Py_INCREF(callable);
+    start(keeps_one_run, callable);
+    Py_RETURN_NONE;
+}
+
 /* late_caller(): a thread whose first call comes after Py_FinalizeEx. It must neither return nor die. */
 static void *
 late_run(void *unused)
@@ -335,6 +359,7 @@ wait_for(PyObject *self, PyObject *n)
 static PyMethodDef methods[] = {
     {"callbacks", callbacks, METH_VARARGS, NULL},
     {"one_call", one_call, METH_O, NULL},
+    {"keeps_one", keeps_one, METH_O, NULL},
     {"late_caller", late_caller, METH_NOARGS, NULL},
 #ifndef Py_LIMITED_API
     {"meanings", meanings, METH_NOARGS, NULL},

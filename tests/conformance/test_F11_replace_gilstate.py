@@ -57,6 +57,16 @@ def test_F11_calls_in_flight_finish(path) -> None:
         assert result.err == ""
 
 
+def test_F11_an_Ensure_that_keeps_the_thread_state_does_not_hold_finalization(path) -> None:
+    """cffi's way: the call is over when its Release has detached, though one Ensure has no Release."""
+    code = """
+    m.keeps_one(lambda: os.write(1, b"called\\n"))
+    m.wait(7)
+    """
+    result = run(path, code, env={"PEP788_GIVE_UP_AFTER": "5"}).check()
+    assert (result.out, result.err) == ("called\n", "")
+
+
 def test_F11_a_call_that_blocks_holds_finalization(path) -> None:
     """It is still inside when the main thread ends, and goes on after the atexit callbacks: imports, calls, waits."""
     code = """

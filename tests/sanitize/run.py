@@ -35,8 +35,8 @@ BUILD = HERE.parent.parent / "build"
 # What the harness runs besides sections 2-4.
 FUNCTIONS = (
     "pep788_cell_of pep788_trace pep788_reason pep788_open_guard pep788_close_guard pep788_inside pep788_shard "
-    "pep788_report_traced pep788_report pep788_sleep pep788_wait_and_close pep788_revive pep788_seam "
-    "pep788_before_fork pep788_in_child pep788_new_coordinator pep788_unlink pep788_interpreter_gone "
+    "pep788_takers pep788_report_traced pep788_holders pep788_report pep788_sleep pep788_wait_and_close "
+    "pep788_revive pep788_seam pep788_before_fork pep788_in_child pep788_new_coordinator pep788_unlink pep788_interpreter_gone "
     "pep788_find pep788_new_record pep788_link_to_main pep788_set_up"
 ).split()
 MACROS = ("PEP788_TRACED", "PEP788_TAGS")

@@ -31,7 +31,7 @@ import pathlib
 import platform
 import sys
 from types import ModuleType
-from typing import Counter, List, Optional, Tuple
+from typing import Counter, List, Optional, Sequence, Tuple
 
 import pytest
 import support
@@ -60,7 +60,7 @@ COLUMNS = {
     "recompiled": ("PEP788_REPLACE_GILSTATE",),
 }
 KILLS = sys.version_info < (3, 13, 8)  # gh-87135: pthread_exit; later versions hang the thread
-RUNS = {"old": 3, "new": 6, "recompiled": 2}
+RUNS = {"old": 3, "new": 6, "recompiled": 2, "shielded": 2}
 TIMEOUT = 60.0
 
 
@@ -97,9 +97,10 @@ SCENARIOS = {
     "C mutex held across an attach": Scenario((PROGRAMS / "locked.c",), runs=2),
     "D embedding, 20 cycles": Scenario((PROGRAMS / "embedded.c",), embeds=True, runs=2),
 }
+STATES = {"B thread states made by the library": Scenario((PROGRAMS / "thread_state.cpp",))}  # old API only
 LOCKED = "C mutex held across an attach"
 EMBEDDED = "D embedding, 20 cycles"
-PLAIN = [*CTYPES, *(name for name in SCENARIOS if name not in (LOCKED, EMBEDDED))]
+PLAIN = [*CTYPES, *STATES, *(name for name in SCENARIOS if name not in (LOCKED, EMBEDDED))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,20 +130,26 @@ def build(scenario: Scenario, column: str) -> pathlib.Path:
     return make(name, scenario.sources, ldflags=["-lrt"] if sys.platform.startswith("linux") else [], **options)
 
 
-def observe(name: str, column: str, tmp_path: pathlib.Path, timeout: float = TIMEOUT) -> Seen:
-    """Run the scenario again and again, two at a time, and record how it ended."""
-    scenario = SCENARIOS.get(name) or CTYPES[name]
+def observe(
+    name: str, column: str, tmp_path: pathlib.Path, timeout: float = TIMEOUT, shield: Sequence[pathlib.Path] = ()
+) -> Seen:
+    """Run the scenario again and again, two at a time, and record how it ended.
+
+    `shield`: folders for PYTHONPATH that put the shield up when Python starts.
+    """
+    scenario = SCENARIOS.get(name) or CTYPES.get(name) or STATES[name]
     target = build(scenario, column)
-    count = support.tries(scenario.runs or RUNS[column])
+    count = support.tries(scenario.runs or RUNS["shielded" if shield else column])
 
     def once(number: int) -> Tuple[str, object, support.Result]:
         ledger = tmp_path / f"ledger-{number}"
         ledger.write_bytes(bytes(demo_run.LEDGER.size))
-        argv = [target, "20"] if scenario.embeds else [sys.executable, "-B", DEMO / "programs" / "main.py"]
+        argv = [target, "5" if shield else "20"] if scenario.embeds else [sys.executable, "-B", DEMO / "programs" / "main.py"]
         if scenario.script:
             argv[2:] = [scenario.script, *target.glob("library*.so")]
-        path = [] if scenario.embeds else [target]
-        result = support.run_child(argv, timeout=timeout, env={"PEP788_DEMO_LEDGER": str(ledger)}, path=path)
+        path = [*shield, *([] if scenario.embeds else [target])]
+        env = {"PEP788_DEMO_LEDGER": str(ledger), **({"PEP788_SHIELD": "1"} if shield else {})}
+        result = support.run_child(argv, timeout=timeout, env=env, path=path)
         counts = demo_run.Ledger.read(ledger)
         outcome, detail = demo_run.classify(result.returncode, result.hung, counts)
         return f"{outcome} {detail}".strip(), counts, result
@@ -153,7 +160,7 @@ def observe(name: str, column: str, tmp_path: pathlib.Path, timeout: float = TIM
     bad = [result.describe(f"{name}, {column}, {counts}") for outcome, counts, result in results if outcome != "ok"]
     build_kind = "native" if support.NATIVE else "always" if support.ALWAYS else ""
     python = " ".join(filter(None, [platform.python_version(), "debug" if support.DEBUG_BUILD else "", build_kind]))
-    record.append({"python": python, "scenario": name, "column": column, "outcomes": dict(outcomes)})
+    record.append({"python": python, "scenario": name, "column": "shielded" if shield else column, "outcomes": dict(outcomes)})
     return Seen(outcomes, [counts for _, counts, _ in results], "\n".join(bad[:2]))
 
 

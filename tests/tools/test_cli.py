@@ -14,7 +14,8 @@ import sys
 import pytest
 import support
 
-HEADER = support.INCLUDE / "pep788.h"
+INCLUDE = support.INCLUDE
+HEADER = INCLUDE / "pep788.h"
 
 
 def snapshot(folder: pathlib.Path) -> dict[str, bytes]:
@@ -254,6 +255,19 @@ def test_vendor_copies_the_cpp_header_on_request_and_then_keeps_it(command, tmp_
     assert "pep788.hpp: changed" in command("vendor", str(tmp_path)).check(1).err
     command("vendor", "--force", str(tmp_path)).check()
     command("vendor", "--check", "--cpp", str(tmp_path)).check()
+
+
+@pytest.mark.parametrize("binding", ["pybind11", "nanobind"])
+def test_vendor_copies_the_headers_for_a_binding(command, tmp_path, binding):
+    """All that the header includes comes along, and a later run without the option keeps it up to date."""
+    command("vendor", f"--{binding}", str(tmp_path)).check()
+    names = ["pep788.h", "pep788.hpp", "pep788/binding.hpp", f"pep788/{binding}.hpp"]
+    copied = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert copied == {*names, "pep788.LICENSE"}
+    assert all((tmp_path / name).read_bytes() == (INCLUDE / name).read_bytes() for name in names)
+    assert len(command("vendor", "--check", str(tmp_path)).check().lines()) == 5
+    (tmp_path / "pep788" / "binding.hpp").write_text("// mine\n")
+    assert "binding.hpp: changed" in command("vendor", str(tmp_path)).check(1).err
 
 
 def test_vendor_into_a_file_fails_with_a_reason(command, tmp_path):

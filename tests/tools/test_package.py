@@ -991,7 +991,7 @@ def test_import_starts_nothing(python):
         import pep788
         print(look() == before, sorted(set(sys.modules) - modules - {"atexit"}))
     """).check()
-    assert result.out == "True ['pep788', 'pep788._core']\n"
+    assert result.out == "True ['pep788', 'pep788._core', 'pep788._watchdog']\n"
 
 
 def test_signatures_and_docs(python):
@@ -1075,6 +1075,7 @@ def test_typing(package, tmp_path):
     user = tmp_path / "user.py"
     user.write_text(
         textwrap.dedent("""
+        import ctypes
         from typing import Optional
         import pep788
 
@@ -1091,6 +1092,12 @@ def test_typing(package, tmp_path):
                 caught: RuntimeError = error
                 return str(caught)
 
+        handler = ctypes.CFUNCTYPE(ctypes.c_int)(count)
+        handler = pep788.callback(handler, on_closed=0, keep_thread_state=True)
+
+        pep788.watchdog(10, abort_after=60.0)
+        pep788.watchdog(None)
+        pep788.watchdog("10")  # type: ignore[arg-type]
         alive: bool = pep788.View.main().alive
         wrong: int = pep788.View.current()  # type: ignore[assignment]
     """)

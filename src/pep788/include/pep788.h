@@ -21,7 +21,8 @@
  *   PEP788_REPORT_AFTER=s    report who blocks finalization after s seconds (10)
  *   PEP788_GIVE_UP_AFTER=s   stop waiting after s seconds (never); newcomers are
  *                            refused in the last second of it (or half of it)
- *   PEP788_TRACE=1           reports also name each guard's thread and age
+ *   PEP788_TRACE=1           reports also name each guard's thread and age; so does
+ *   PEP788_WATCHDOG=s        of the Python package, unless PEP788_TRACE=0
  *
  * Copyright (c) 2026 the pep788 authors.
  * SPDX-License-Identifier: MIT OR 0BSD
@@ -222,6 +223,17 @@ static inline int pep788_subs_end_before_flag(void)
 static inline int pep788_pending_is_per_interpreter(void)
 {
     return pep788_python() < 0x030C;
+}
+
+/* 3.15: Py_IsInitialized() is 0 as well while Py_Initialize still runs site, whose
+   .pth files may import us. Py_IsFinalizing: 3.13. */
+static inline int pep788_may_be_finalizing(void)
+{
+#if PY_VERSION_HEX >= 0x030F0000 && (!defined(Py_LIMITED_API) || Py_LIMITED_API+0 >= 0x030D0000)
+    return Py_IsFinalizing();
+#else
+    return 1;
+#endif
 }
 
 #ifndef Py_LIMITED_API
@@ -562,6 +574,7 @@ typedef struct pep788_ops {
     void (*release)(void *token);
     void (*finalizes_here)(void);
     void (*drop_kept)(pep788_home *home, int how);
+    void (*describe)(pep788_record *record);            /* NULL: nothing to add to a report */
 } pep788_ops;
 
 /* One copy of this header on one interpreter. */
@@ -606,6 +619,18 @@ struct pep788_coordinator {
     pep788_coordinator *pooled;  /* free list of the copy that made it */
     double report_after, give_up_after;     /* seconds; give_up_after < 0: never */
 };
+
+/* For reports. */
+typedef struct {
+    unsigned long thread, native_id;
+    double age;                             /* seconds */
+} pep788_taker;                             /* a traced guard, as the lists tell */
+
+typedef struct {
+    pep788_record *record;
+    size_t count;
+    long id;                                /* of the interpreter */
+} pep788_holder;                            /* a record with open guards */
 
 /* ------------------------------------------------------------------------- */
 /* 4  Guards: the state machine.  No Python in this section.                   */
@@ -1169,6 +1194,7 @@ typedef struct {
     pep788_frame *frames;
     pep788_word gil_guard;       /* PEP788_REPLACE_GILSTATE */
     unsigned gil_depth;
+    unsigned gil_attaches;       /* those that attached, if the outermost one did */
 } pep788_thread;
 
 typedef struct {
@@ -2623,11 +2649,11 @@ static inline void *pep788_attach_kept(pep788_word guard, pep788_record *record)
 #define PEP788_ARMED "pep788.armed.1"
 #define PEP788_SEAM "pep788.seam.1"
 
-/* Py_IsInitialized() turns 0 together with the finalizing flag on 3.9-3.15 and
-   needs no thread state. */
+/* Py_IsInitialized() turns 0 together with the finalizing flag on 3.9-3.15. Attached;
+   else, on 3.15, 0 again once the end is over. */
 static inline int pep788_too_late(void)
 {
-    return !Py_IsInitialized();
+    return !Py_IsInitialized() && pep788_may_be_finalizing();
 }
 
 /* Helpers that are only compiled when finalization really has to wait. */
@@ -2720,18 +2746,25 @@ static inline void pep788_interrupted(PyObject *tools)
     exit(1);
 }
 
-static inline void pep788_report_traced(pep788_record *r, PyObject *tools)
+/* Who took the guards that are open on a record; any thread, no Python. */
+static inline size_t pep788_takers(pep788_record *r, pep788_taker *some, size_t limit)
 {
-    struct { unsigned long thread, native_id; double age; } some[16];
-    size_t i, n = 0;
+    size_t n = 0;
     pep788_traced *t;
     pep788_lock(&r->traced_lock);
-    for (t = r->traced; t != NULL && n < 16; t = t->next, n++) {
+    for (t = r->traced; t != NULL && n < limit; t = t->next, n++) {
         some[n].thread = t->thread;
         some[n].native_id = t->native_id;
         some[n].age = pep788_now() - t->since;
     }
     pep788_unlock(&r->traced_lock);
+    return n;
+}
+
+static inline void pep788_report_traced(pep788_record *r, PyObject *tools)
+{
+    pep788_taker some[16];
+    size_t i, n = pep788_takers(r, some, 16);
     for (i = 0; i < n; i++) {
         PyObject *a = PyLong_FromUnsignedLong(some[i].thread);
         PyObject *b = PyLong_FromUnsignedLong(some[i].native_id);
@@ -2748,20 +2781,20 @@ static inline void pep788_report_traced(pep788_record *r, PyObject *tools)
     }
 }
 
-/* F4. Names are constants of modules that are never unloaded. */
-static inline void pep788_report(pep788_coordinator *first, int all, double waited,
-                                 int gave_up, PyObject *tools)
+/* Who has guards open; any thread, no Python. `total` counts all, beyond the limit too. */
+static inline size_t pep788_holders(pep788_coordinator *first, int all, pep788_holder *some,
+                                    size_t limit, size_t *total)
 {
-    struct { pep788_record *record; size_t count; long id; } some[64];
-    size_t i, n = 0, total = 0;
+    size_t n = 0;
     pep788_coordinator *c;
     pep788_record *r;
+    *total = 0;
     pep788_lock_set(first, all);
     PEP788_EACH(c, first, all) {
         for (r = c->records; r != NULL; r = r->next) {
             size_t count = pep788_record_count(r);
-            total += count;
-            if (count != 0 && n < 64) {
+            *total += count;
+            if (count != 0 && n < limit) {
                 some[n].record = r;
                 some[n].count = count;
                 some[n].id = (long)c->id;
@@ -2770,6 +2803,15 @@ static inline void pep788_report(pep788_coordinator *first, int all, double wait
         }
     }
     pep788_unlock_set(first, all);
+    return n;
+}
+
+/* F4. Names are constants of modules that are never unloaded. */
+static inline void pep788_report(pep788_coordinator *first, int all, double waited,
+                                 int gave_up, PyObject *tools)
+{
+    pep788_holder some[64];
+    size_t i, total, n = pep788_holders(first, all, some, 64, &total);
     PySys_FormatStderr("pep788: %s after %d.%d s: %zu open interpreter guard%s\n",
                        gave_up ? "gave up waiting" : "finalization is waiting",
                        (int)waited, (int)(waited * 10.0) % 10, total, total == 1 ? "" : "s");
@@ -2777,6 +2819,9 @@ static inline void pep788_report(pep788_coordinator *first, int all, double wait
         PySys_FormatStderr("pep788:   %zu of module %s, interpreter %ld\n", some[i].count,
                            some[i].record->name, some[i].id);
         pep788_report_traced(some[i].record, tools);
+        if (some[i].record->ops->describe != NULL) {
+            some[i].record->ops->describe(some[i].record);
+        }
     }
     PySys_FormatStderr(
         "pep788: each must be given back: by PyInterpreterGuard_Close, PyThreadState_Release or the "
@@ -3283,7 +3328,11 @@ static inline double pep788_seconds(const char *variable, double fallback)
 static inline int pep788_wants_trace(int warn)
 {
     const char *text = getenv("PEP788_TRACE");
-    if (text == NULL || *text == '\0' || strcmp(text, "0") == 0) {
+    if (text == NULL || *text == '\0') {
+        text = getenv("PEP788_WATCHDOG");   /* its reports name threads and ages, too */
+        return text != NULL && *text != '\0' && strcmp(text, "0") != 0;
+    }
+    if (strcmp(text, "0") == 0) {
         return 0;
     }
     if (strcmp(text, "1") == 0) {
@@ -4305,7 +4354,7 @@ static inline PyInterpreterGuard *pep788_cached_main_guard(void)
 
 #if PEP788_NATIVE
 typedef struct {
-    unsigned gil_depth;
+    unsigned gil_depth, gil_attaches;
     pep788_word gil_guard;
 } pep788_gilstate_thread;
 PEP788_C_BEGIN
@@ -4441,8 +4490,12 @@ static inline PyInterpreterGuard *pep788_gil_init(void)
 }
 #endif
 
+/* cffi calls Ensure once more than Release, so that CPython keeps the thread state: a
+   call is over when the Release of the Ensure that attached has detached. */
 static inline PyGILState_STATE pep788_gilstate_ensure(void)
 {
+    PyGILState_STATE state;
+    int counts = pep788_gil_tls.gil_depth == 0 || pep788_gil_tls.gil_attaches != 0;
     if (pep788_gil_tls.gil_depth == 0) {
         PyInterpreterGuard *guard = pep788_main_guard();
 #if !PEP788_NATIVE
@@ -4460,13 +4513,21 @@ static inline PyGILState_STATE pep788_gilstate_ensure(void)
         pep788_gil_tls.gil_guard = (pep788_word)guard;
     }
     pep788_gil_tls.gil_depth++;
-    return pep788_gil_unbound() ? PyGILState_LOCKED : PyGILState_Ensure();
+    state = pep788_gil_unbound() ? PyGILState_LOCKED : PyGILState_Ensure();
+    if (counts && state == PyGILState_UNLOCKED) {
+        pep788_gil_tls.gil_attaches++;
+    }
+    return state;
 }
 
 static inline void pep788_gilstate_release(PyGILState_STATE state)
 {
     if (!pep788_gil_unbound()) {
         PyGILState_Release(state);
+    }
+    if (state == PyGILState_UNLOCKED && pep788_gil_tls.gil_attaches != 0
+        && --pep788_gil_tls.gil_attaches == 0) {
+        pep788_gil_tls.gil_depth = 1;
     }
     if (pep788_gil_tls.gil_depth != 0 && --pep788_gil_tls.gil_depth == 0
         && pep788_gil_tls.gil_guard != 0) {

@@ -22,6 +22,9 @@ from . import _html, _interpreters, _report, _stats
 from ._child import Limits
 from ._interpreters import NotFoundError
 from ._runner import Cell, Plan, Runner, default_seed
+from ._verdict import VERDICTS
+
+__all__ = ["VERDICTS", "NotFoundError", "SetupError", "main", "run"]
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 

@@ -1,8 +1,8 @@
 /* Preloaded into the programs of `pep788 stress` (LD_PRELOAD): sees what CPython does to native threads.
 
-   It wraps pthread_create, pthread_exit and pause, and catches fatal signals.  What it sees goes into a record, a file
-   of this process that is mapped by it and read by pep788 stress (_record.py has the same layout), so that a crash
-   loses nothing.  It calls no function of Python and works in processes that have none.
+   It wraps pthread_create, pthread_exit, pause and abort, and catches fatal signals.  What it sees goes into a
+   record, a file of this process that is mapped by it and read by pep788 stress (_record.py has the same layout), so
+   that a crash loses nothing.  It calls no function of Python and works in processes that have none.
 
    Up to CPython 3.13.7 a thread that attaches after finalization has begun is ended with pthread_exit; from 3.13.8
    and 3.14 on it sleeps in pause() for ever (gh-87135).  Calls of these two from the object that contains CPython,
@@ -91,6 +91,7 @@ static _Thread_local int foreign __attribute__((tls_model("initial-exec")));
 static int (*real_create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 static void (*real_exit)(void *);
 static int (*real_pause)(void);
+static void (*real_abort)(void);
 static struct sigaction previous[NSIG];
 static const int FATAL[] = {SIGSEGV, SIGBUS, SIGABRT, SIGILL, SIGFPE};
 static _Atomic int exit_hooks;
@@ -310,33 +311,21 @@ pause(void)
 
 /* --- crashes -------------------------------------------------------------------------------------------------- */
 
-static void
-restore(int number)
-{
-    sigaction(number, &previous[number], NULL);
-}
-
 /* Writes down where it happened and waits for the reader, who may look at the process with a debugger. */
 static void
-on_fatal(int number)
+crash(int number)
 {
     record_t *to = atomic_load_explicit(&record, memory_order_acquire);
     int32_t none = 0;
     if (to == NULL || to->python == 0) {
-        restore(number);
-        raise(number);
         return;
     }
     if (!atomic_compare_exchange_strong_explicit(
             &to->crash_signal, &none, number, memory_order_acq_rel, memory_order_acquire)) {
-        if (to->crash_thread != thread_id()) {
-            for (;;) { /* another thread has crashed and is being looked at; its signal ends the process */
-                nanosleep(&(struct timespec){1, 0}, NULL);
-            }
+        while (to->crash_thread != thread_id()) { /* another thread is being looked at; its signal ends the process */
+            nanosleep(&(struct timespec){1, 0}, NULL);
         }
-        restore(number); /* crashed again while it was written down */
-        raise(number);
-        return;
+        return; /* the signal of its own abort(), or of a crash while this was written down */
     }
     to->crash_thread = thread_id();
 #ifdef PR_SET_PTRACER
@@ -347,8 +336,26 @@ on_fatal(int number)
     /* release: pairs with the reader's look at crash_ready before it reads crash_frames */
     atomic_store_explicit(&to->crash_ready, 1, memory_order_release);
     wait_for_reader(to);
-    restore(number);
+}
+
+static void
+on_fatal(int number)
+{
+    crash(number);
+    sigaction(number, &previous[number], NULL);
     raise(number);
+}
+
+/* Some libraries, such as LLVM, replace the handlers of fatal signals. */
+EXPORT void
+abort(void)
+{
+    crash(SIGABRT);
+    if (real_abort == NULL) {
+        real_abort = (void (*)(void))dlsym(RTLD_NEXT, "abort");
+    }
+    real_abort();
+    __builtin_unreachable();
 }
 
 /* --- begin ---------------------------------------------------------------------------------------------------- */
@@ -401,6 +408,7 @@ begin(void)
         RTLD_NEXT, "pthread_create");
     real_exit = (void (*)(void *))dlsym(RTLD_NEXT, "pthread_exit");
     real_pause = (int (*)(void))dlsym(RTLD_NEXT, "pause");
+    real_abort = (void (*)(void))dlsym(RTLD_NEXT, "abort");
     seed = text != NULL ? strtoull(text, NULL, 10) : 0;
     open_record();
     if (atomic_load_explicit(&record, memory_order_relaxed) == NULL) {

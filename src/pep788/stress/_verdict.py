@@ -134,7 +134,8 @@ def _crash(ended: Ended, record: Optional[Record]) -> Failure:
     said = re.sub(r"^terminate called .*", "terminate called", fatal.group(1).strip())[:200] if fatal else ""
     title = signal_name(number) + (f": {said}" if said else "")
     frames = top(record.crash_frames) if record is not None else ()
-    stage = record.stage if record is not None else None
+    ending = record or next(iter(ended.records), None)
+    stage = ending.stage if ending is not None else None
     main = record is not None and record.crash_thread == record.pid
     if number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP):
         why, advice = "Somebody else ended it with a signal.", "Nothing that pep788 stress did: run it once more."

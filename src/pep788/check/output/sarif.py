@@ -1,0 +1,90 @@
+"""SARIF 2.1.0, for code hosts and editors."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from typing import Any, Dict, List, Sequence
+
+from ..baseline import fingerprints
+from ..model import Finding, Report, Span
+from ..registry import Rule
+
+
+def write(report: Report, rules: Sequence[Rule], version: str) -> str:
+    place = {rule.id: number for number, rule in enumerate(rules)}
+    prints = fingerprints(report)
+    driver = {"name": "pep788 check", "version": version, "rules": [_rule(rule) for rule in rules]}
+    notes = [_notification(skip.path, skip.reason) for skip in report.lossy]
+    run = {
+        "tool": {"driver": driver},
+        "columnKind": "unicodeCodePoints",
+        "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": notes}],
+        "results": [_result(f, place[f.rule], prints[at]) for at, f in enumerate(report.findings)],
+    }
+    document = {"$schema": "https://json.schemastore.org/sarif-2.1.0.json", "version": "2.1.0", "runs": [run]}
+    return json.dumps(document, indent=2)
+
+
+def _rule(rule: Rule) -> Dict[str, Any]:
+    return {
+        "id": rule.id,
+        "name": "".join(word.capitalize() for word in rule.name.split("-")),
+        "shortDescription": {"text": rule.summary},
+        "fullDescription": {"text": rule.why},
+        "defaultConfiguration": {"level": rule.severity.value},
+    }
+
+
+def _result(finding: Finding, index: int, fingerprint: str) -> Dict[str, Any]:
+    result: Dict[str, Any] = {
+        "ruleId": finding.rule,
+        "ruleIndex": index,
+        "level": finding.severity.value,
+        "message": {"text": f"{finding.message} {finding.help}"},
+        "locations": [{"physicalLocation": _location(finding.span)}],
+        "partialFingerprints": {"pep788/v1": fingerprint},
+        "properties": {"confidence": finding.confidence.value, "function": finding.function},
+    }
+    if finding.related:
+        result["relatedLocations"] = [
+            {"physicalLocation": _location(other.span), "message": {"text": other.message}} for other in finding.related
+        ]
+    if finding.edits:
+        result["fixes"] = [_fix(finding)]
+    return result
+
+
+def _location(span: Span) -> Dict[str, Any]:
+    location: Dict[str, Any] = {"artifactLocation": {"uri": _uri(span.path)}}
+    if span.line:
+        location["region"] = {
+            "startLine": span.line,
+            "startColumn": span.column,
+            "endLine": span.end_line,
+            "endColumn": span.end_column,
+            "byteOffset": span.start,
+            "byteLength": span.end - span.start,
+        }
+    return location
+
+
+def _fix(finding: Finding) -> Dict[str, Any]:
+    replacements: List[Dict[str, Any]] = [
+        {
+            "deletedRegion": {"byteOffset": edit.start, "byteLength": edit.end - edit.start},
+            "insertedContent": {"text": edit.text},
+        }
+        for edit in finding.edits
+    ]
+    change = {"artifactLocation": {"uri": _uri(finding.span.path)}, "replacements": replacements}
+    return {"description": {"text": finding.help}, "artifactChanges": [change]}
+
+
+def _notification(path: str, reason: str) -> Dict[str, Any]:
+    location = {"physicalLocation": {"artifactLocation": {"uri": _uri(path)}}}
+    return {"level": "warning", "message": {"text": f"not checked: {reason}"}, "locations": [location]}
+
+
+def _uri(path: str) -> str:
+    return urllib.parse.quote(path)

@@ -1,0 +1,104 @@
+"""Code frames for people, one for each finding, and totals."""
+
+from __future__ import annotations
+
+import collections
+from typing import List
+
+from rich.console import Console
+from rich.text import Text
+
+from ..model import Confidence, Finding, Report, Severity, Span
+from ..registry import RULES
+
+COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.NOTE: "bold cyan"}
+TAB = "    "
+
+
+def write(report: Report, console: Console, statistics: bool = False, show_skipped: bool = False) -> None:
+    if statistics:
+        _statistics(report, console)
+    else:
+        for finding in report.findings:
+            _finding(finding, report, console)
+        _why(report, console)
+    _skipped(report, console, show_skipped)
+    console.print(summary(report), soft_wrap=True, markup=False)
+
+
+def _finding(finding: Finding, report: Report, console: Console) -> None:
+    span = finding.span
+    path = printable(span.path)
+    where = f"{path}:{span.line}:{span.column}" if span.line else path
+    kind = (f"{finding.severity.value}[{finding.rule}]", COLOURS[finding.severity])
+    head = Text.assemble((where, "bold"), ": ", kind)
+    sure = "" if finding.confidence is Confidence.HIGH else " (the function around it was not understood whole)"
+    head.append(f" {printable(finding.message)}{sure}")
+    console.print(head, soft_wrap=True)
+    if span.path in report.frames and span.line:
+        for line in frame(report.frames[span.path], span):
+            console.print(Text("  " + line), soft_wrap=True)
+    for other in finding.related[:3]:
+        console.print(Text(f"  {other.message}: {printable(other.span.path)}:{other.span.line}", "dim"), soft_wrap=True)
+    console.print(Text.assemble("  ", ("help: ", "cyan"), finding.help), soft_wrap=True)
+    console.print()
+
+
+def _why(report: Report, console: Console) -> None:
+    for rule in sorted({finding.rule for finding in report.findings}):
+        console.print(Text.assemble((f"{rule} {RULES[rule].name}", "bold"), f": {RULES[rule].why}"), soft_wrap=True)
+    if report.findings:
+        console.print()
+
+
+def frame(data: bytes, span: Span) -> List[str]:
+    """The first line of the span with a mark below what it covers."""
+    line = data.split(b"\n")[span.line - 1].decode("utf-8", "replace").rstrip("\r")
+    end = span.end_column if span.end_line == span.line else len(line) + 1
+    before = printable(line[: span.column - 1])
+    marked = printable(line[span.column - 1 : max(end - 1, span.column)])
+    number = str(span.line)
+    return [
+        f"{number} | {printable(line)}",
+        f"{' ' * len(number)} | {' ' * len(before)}{'^' * max(1, len(marked))}",
+    ]
+
+
+def printable(text: str) -> str:
+    """No control character of a checked file reaches the terminal."""
+    return "".join(c if c.isprintable() else TAB if c == "\t" else "?" for c in text)
+
+
+def _statistics(report: Report, console: Console) -> None:
+    counts = collections.Counter(finding.rule for finding in report.findings)
+    lines = [f"{'rule':6}{'findings':>8}{'files':>7}  what"] if counts else []
+    for rule, count in sorted(counts.items()):
+        files = len({finding.span.path for finding in report.findings if finding.rule == rule})
+        lines.append(f"{rule:6}{count:8}{files:7}  {RULES[rule].summary}")
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _skipped(report: Report, console: Console, show: bool) -> None:
+    for skip in report.skipped if show else report.lossy:
+        console.print(Text(printable(f"{skip.path}: not checked: {skip.reason}"), "dim"), soft_wrap=True)
+
+
+def summary(report: Report) -> str:
+    """One line of totals; what was not checked is always among them."""
+    found = _count(len(report.findings), "finding")
+    parts = [f"{found} in {_count(report.files, 'file')}, {_count(report.lines, 'line')}"]
+    kinds = collections.Counter(skip.kind for skip in report.skipped)
+    if kinds:
+        parts.append("skipped: " + ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())))
+    if report.suppressed:
+        parts.append(f"{report.suppressed} suppressed by comments")
+    if report.hidden_notes:
+        parts.append(f"{_count(report.hidden_notes, 'note')} not shown (--notes)")
+    if report.in_baseline:
+        parts.append(f"{report.in_baseline} in the baseline")
+    return "; ".join(parts)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -1,0 +1,129 @@
+"""Which arms of `#if` are there on CPython 3.9 and later, as far as the condition alone tells."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, List, Optional, Tuple
+
+Node = Any
+
+OLDEST = 0x03090000
+ALWAYS_DEFINED = frozenset({"WITH_THREAD", "PY_MAJOR_VERSION", "PY_VERSION_HEX", "Py_PYTHON_H"})
+CONDITIONALS = frozenset({"preproc_if", "preproc_ifdef", "preproc_elif", "preproc_elifdef"})
+
+
+def truth(node: Node) -> Optional[bool]:
+    """True or False when that holds on every CPython from 3.9 on; None when it depends."""
+    if node.type == "parenthesized_expression":
+        return truth(node.named_children[0]) if node.named_children else None
+    if node.type == "number_literal":
+        return _number(node) != 0
+    if node.type == "preproc_defined":
+        name = next((c.text.decode("utf-8", "replace") for c in node.named_children if c.type == "identifier"), "")
+        return True if name in ALWAYS_DEFINED else None
+    if node.type == "unary_expression":
+        inner = truth(node.named_children[0]) if node.named_children else None
+        return None if inner is None or node.children[0].type != "!" else not inner
+    if node.type == "binary_expression" and len(node.named_children) == 2:
+        return _binary(node)
+    return None
+
+
+def _binary(node: Node) -> Optional[bool]:
+    left, right = node.named_children
+    operator = node.children[1].type
+    if operator in ("&&", "||"):
+        values = (truth(left), truth(right))
+        decides = operator == "||"
+        return decides if decides in values else (None if None in values else not decides)
+    bounds, number = _bounds(left), _number(right)
+    if bounds is None or number is None:
+        return None
+    low, high = bounds
+    answers = {
+        ">=": (low >= number, high < number),
+        ">": (low > number, high <= number),
+        "<": (high < number, low >= number),
+        "<=": (high <= number, low > number),
+        "==": (low == high == number, number < low or number > high),
+        "!=": (number < low or number > high, low == high == number),
+    }
+    surely, never = answers.get(operator, (False, False))
+    return True if surely else False if never else None
+
+
+def _bounds(node: Node) -> Optional[Tuple[int, int]]:
+    name = node.text.decode("utf-8", "replace")
+    if name == "PY_MAJOR_VERSION":
+        return 3, 3
+    return (OLDEST, 0x7FFFFFFF) if name == "PY_VERSION_HEX" else None
+
+
+def _number(node: Node) -> Optional[int]:
+    text = re.sub(r"[uUlL']+", "", node.text.decode("utf-8", "replace"))
+    try:
+        return int(text, 8 if re.fullmatch(r"0[0-7]+", text) else 0)
+    except ValueError:
+        return None
+
+
+def condition_truth(node: Node) -> Optional[bool]:
+    """Of a `#if`, `#ifdef`, `#ifndef`, `#elif` node."""
+    name = node.child_by_field_name("name")
+    if name is not None:
+        known = name.text.decode("utf-8", "replace") in ALWAYS_DEFINED
+        return None if not known else node.children[0].type != "#ifndef"
+    condition = node.child_by_field_name("condition")
+    return truth(condition) if condition is not None else None
+
+
+def condition_key(node: Node) -> Tuple[str, bool]:
+    """The condition in a form that is the same for `#ifdef X` and `#if defined(X)`, and whether it is negated."""
+    name = node.child_by_field_name("name")
+    if name is not None:
+        negated = node.children[0].type in ("#ifndef", "#elifndef")
+        return name.text.decode("utf-8", "replace"), negated
+    condition = node.child_by_field_name("condition")
+    text = re.sub(r"\s+", "", condition.text.decode("utf-8", "replace")) if condition is not None else ""
+    found = re.fullmatch(r"(!?)defined\(?(\w+)\)?", text)
+    return (found.group(2), bool(found.group(1))) if found else (text.lstrip("!"), text.startswith("!"))
+
+
+def dead_ranges(root: Node) -> List[Tuple[int, int]]:
+    """Byte ranges of arms that no supported version compiles."""
+    dead: List[Tuple[int, int]] = []
+    stack = [(root, False)]
+    while stack:
+        node, _ = stack.pop()
+        if node.type in CONDITIONALS:
+            value = condition_truth(node)
+            alternative = node.child_by_field_name("alternative")
+            if value is True and alternative is not None:
+                dead.append((alternative.start_byte, _end_of_arm(alternative)))
+            if value is False:
+                body = [c for c in node.children if c != alternative]
+                after_head = _end_of_line(node)
+                end = alternative.start_byte if alternative is not None else _end_of_arm(node)
+                if body and after_head < end:
+                    dead.append((after_head, end))
+        stack.extend((child, False) for child in node.named_children)
+    return dead
+
+
+def _end_of_line(node: Node) -> int:
+    """Where the directive ends and what it guards begins."""
+    head = node.child_by_field_name("condition") or node.child_by_field_name("name")
+    return int(head.end_byte) if head is not None else int(node.start_byte)
+
+
+def _end_of_arm(node: Node) -> int:
+    last = node.children[-1] if node.children else node
+    return int(last.start_byte if last.type == "#endif" else node.end_byte)
+
+
+def blank(data: bytes, ranges: List[Tuple[int, int]]) -> bytes:
+    """Replace the ranges by blanks; line ends stay."""
+    result = bytearray(data)
+    for start, end in ranges:
+        result[start:end] = re.sub(rb"[^\r\n]", b" ", bytes(result[start:end]))
+    return bytes(result)

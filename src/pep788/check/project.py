@@ -1,0 +1,167 @@
+"""All that is checked in one run, parsed: what rules look at."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from typing import Dict, Iterable, List, Optional, Set
+
+from . import ctree, names, sources, swig
+from .binary import Binary
+from .ctree import CFile, Event, Function, Kind, Macro
+from .cython_tree import CythonFile
+from .flow import Flow
+from .sources import Item
+
+EMBEDDING = frozenset({"main", "wmain", "WinMain", "wWinMain"})
+
+
+@dataclasses.dataclass
+class Project:
+    """Files in the order they were found; macros of the whole tree by name."""
+
+    files: List[CFile] = dataclasses.field(default_factory=list)
+    macros: Dict[str, Macro] = dataclasses.field(default_factory=dict)
+    harmless: Set[str] = dataclasses.field(default_factory=set)
+    """The names of other macros that `files` define."""
+    known_in: Dict[str, Dict[str, Macro]] = dataclasses.field(default_factory=dict)
+    """The macros that matter in a file: not those for which it has a definition of its own that does not."""
+    cython: List[CythonFile] = dataclasses.field(default_factory=list)
+    binaries: List[Binary] = dataclasses.field(default_factory=list)
+    functions: List[Function] = dataclasses.field(default_factory=list)
+    """Those with an event; lambdas are functions of their own."""
+    defined: Set[str] = dataclasses.field(default_factory=set)
+    """The names of all functions in `files`."""
+    _flows: Dict[int, List[Flow]] = dataclasses.field(default_factory=dict)
+
+    def flows(self, function: Function) -> List[Flow]:
+        """The function's paths, once for each side of conditional compilation; none if it is not understood."""
+        key = id(function)
+        if key not in self._flows:
+            both = (True, False) if b"#if" in function.text else (True,)
+            flows = [Flow(function, self.known_in[function.file.path], self.harmless, taken) for taken in both]
+            self._flows[key] = flows if all(flow.understood for flow in flows) else []
+        return self._flows[key]
+
+    @functools.cached_property
+    def by_name(self) -> Dict[str, List[Function]]:
+        found: Dict[str, List[Function]] = {}
+        for function in self.functions:
+            found.setdefault(function.name, []).append(function)
+        return found
+
+    def pairs(self, function: Function, acquired: Event) -> List[Event]:
+        """The releases in the same function that are of this acquisition's variable."""
+        return [e for e in function.of(Kind.RELEASE) if e.key == acquired.key or not acquired.key]
+
+    def attaches(self, name: str, file: CFile, depth: int = 3) -> bool:
+        """Whether a function of this name attaches, by itself or through functions of the tree that it calls.
+
+        One in this file, where there is one: others of this name are others.
+        """
+        named = self.by_name.get(name, [])
+        for function in [f for f in named if f.file is file] or named:
+            if any(event.kind in ctree.ATTACHES for event in function.events):
+                return True
+            if depth and any(
+                self.attaches(called, function.file, depth - 1) for called in calls(function) if called != name
+            ):
+                return True
+        return False
+
+
+def calls(function: Function) -> Set[str]:
+    """Names of the functions it calls by name."""
+    found = set()
+    for node in ctree.walk(function.node):
+        if node.type == "call_expression":
+            callee = node.child_by_field_name("function")
+            if callee is not None and callee.type == "identifier":
+                found.add(function.file.text(callee))
+    return found
+
+
+def embeds(function: Function) -> bool:
+    """It starts or ends Python itself, so finalization cannot overtake it."""
+    return function.name in EMBEDDING or bool(function.of(Kind.INITIALIZE, Kind.FINALIZE))
+
+
+def code_of(item: Item) -> bytes:
+    """What a C parser can read of the file."""
+    return swig.c_code(item.data) if item.suffix in sources.SWIG_SUFFIXES else item.data
+
+
+def parse_c(item: Item, macros: Iterable[str]) -> CFile:
+    code = _for_parser(code_of(item))
+    masked = ctree.mask(code, [*names.STATEMENT_MACROS, *macros])
+    return CFile(item.path, item.data, masked, ctree.guess_language(item.path, code))
+
+
+def _for_parser(data: bytes) -> bytes:
+    """It reads UTF-8 without null bytes; letters of other encodings become an underscore each: no byte moves."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        data = re.sub(rb"[\x80-\xff]", b"_", data)
+    return data.replace(b"\0", b" ")
+
+
+def find_macros(files: Iterable[CFile], known: Dict[str, Macro]) -> Dict[str, Macro]:
+    """Macros that matter, those that matter through others included."""
+    defined = [macro for file in files for macro in ctree.definitions(file)]
+    found = dict(known)
+    for _ in range(8):  # the longest chain of macros that use each other; real ones have two links
+        before = len(found)
+        for macro in defined:
+            if _may_matter(macro, found) and ctree.understand(macro, found):
+                _keep(found, macro)
+        if len(found) == before:
+            break
+    return found
+
+
+def _may_matter(macro: Macro, found: Dict[str, Macro]) -> bool:
+    words = set(re.findall(r"\w+", macro.body))
+    return any(ctree.kind_of(word) is not None for word in words) or not words.isdisjoint(found)
+
+
+def _keep(found: Dict[str, Macro], macro: Macro) -> None:
+    """Of several definitions the one that takes or gives up a state is the one to know."""
+    other = found.get(macro.name)
+    if other is None or (_weight(macro), -macro.node.start_byte) > (_weight(other), -other.node.start_byte):
+        found[macro.name] = macro
+
+
+def _weight(macro: Macro) -> int:
+    return sum(kind in (Kind.ENSURE, Kind.RELEASE) for kind, _, _ in macro.calls)
+
+
+def fill(project: Project) -> None:
+    """Find the events of all functions."""
+    words = [names.INTERESTING.pattern, rb"Py_Is(?:Finalizing|Initialized)|_join\b|\bjoin\b|Py_(?:BEGIN|END)_ALLOW"]
+    words += [re.escape(name).encode() for name in project.macros]
+    words += [rb"pthread_create|std::j?thread"]
+    pattern = re.compile(b"|".join(words))
+    for file in project.files:
+        own = {macro.name: macro for macro in ctree.definitions(file)}
+        project.harmless.update(set(own) - set(project.macros))
+        known = {n: m for n, m in project.macros.items() if n not in own or ctree.understand(own[n], project.macros)}
+        project.known_in[file.path] = known
+        for function in file.functions:
+            project.defined.add(function.name)
+            lambdas = ctree.add_events(function, known) if pattern.search(function.text) else []
+            project.functions += [f for f in (function, *lambdas) if f.events or pattern.search(f.text)]
+
+
+def type_of(function: Function, key: str) -> Optional[str]:
+    """The declared type of a variable or member, as far as one declaration alone can tell; "" if there are several."""
+    if key in function.locals:
+        return function.locals[key]
+    if key in function.parameters:
+        return function.parameters[key]
+    member = re.split(r"->|\.", key)[-1]
+    if member in function.file.fields and (member != key or function.owner):
+        types = function.file.fields[member]
+        return next(iter(types)) if len(types) == 1 else ""
+    return function.file.globals.get(key)

@@ -1,0 +1,1 @@
+"""One rule, one file, one page in docs/rules, one test file."""

@@ -1,0 +1,1 @@
+"""The CMake package pep788; a module so that scikit-build-core finds it by its entry point."""

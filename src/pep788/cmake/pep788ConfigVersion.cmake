@@ -1,0 +1,23 @@
+# As CMake's SameMajorVersion; 0.x promises nothing across minor versions.
+set(PACKAGE_VERSION "0.1.0")
+
+if(PACKAGE_VERSION MATCHES "^(0\\.[0-9]+|[1-9][0-9]*)\\.")
+  set(_series "${CMAKE_MATCH_1}")
+endif()
+
+set(PACKAGE_VERSION_COMPATIBLE FALSE)
+if(PACKAGE_FIND_VERSION_RANGE)
+  if(PACKAGE_VERSION VERSION_GREATER_EQUAL PACKAGE_FIND_VERSION_MIN
+     AND ((PACKAGE_FIND_VERSION_RANGE_MAX STREQUAL "INCLUDE" AND PACKAGE_VERSION VERSION_LESS_EQUAL
+                                                                 PACKAGE_FIND_VERSION_MAX)
+          OR PACKAGE_VERSION VERSION_LESS PACKAGE_FIND_VERSION_MAX))
+    set(PACKAGE_VERSION_COMPATIBLE TRUE)
+  endif()
+elseif("${PACKAGE_FIND_VERSION}." MATCHES "^${_series}\\." AND PACKAGE_VERSION VERSION_GREATER_EQUAL
+                                                               PACKAGE_FIND_VERSION)
+  set(PACKAGE_VERSION_COMPATIBLE TRUE)
+  if(PACKAGE_VERSION VERSION_EQUAL PACKAGE_FIND_VERSION)
+    set(PACKAGE_VERSION_EXACT TRUE)
+  endif()
+endif()
+unset(_series)

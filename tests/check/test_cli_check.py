@@ -1,0 +1,178 @@
+"""`pep788 check` as a command: its exit statuses, what it says without its extra, and its outputs."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import support
+from pep788_check import cli
+
+PAIR = """
+static void on_event(void *data)
+{
+	PyGILState_STATE state = PyGILState_Ensure();
+	PyGILState_Release(state);
+}
+"""
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command in this process; returns (status, stdout, stderr)."""
+
+    def call(*arguments: str):
+        try:
+            status = cli.main(arguments)
+        except SystemExit as end:
+            status = end.code
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+def test_help_needs_nothing_but_the_standard_library(tmp_path):
+    code = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {sorted({name.split(".")[0] for name in cli.NEEDED})!r}:
+            raise ModuleNotFoundError("No module named " + name, name=name)
+sys.meta_path.insert(0, Refuse())
+from check_of_tree import cli
+if len(sys.argv) > 1:
+    sys.exit(cli.main(sys.argv[1:]))
+"""
+    (tmp_path / "check_of_tree").symlink_to(support.REPO / "src" / "pep788" / "check")
+    help_text = support.run_child(code, path=[tmp_path], args=["--help"]).check()
+    assert help_text.out.startswith("usage: pep788 check")
+    without = support.run_child(code, path=[tmp_path], args=["."]).check(2)
+    assert without.out == ""
+    assert without.err.startswith("pep788: check needs tree_sitter (No module named tree_sitter): pip install 'pep788[check]'")
+    assert len(without.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        ([], "name a file, folder, sdist, wheel or installed package"),
+        (["--select", "X9", "."], "'X9' is no rule"),
+        (["--format", "xml", "."], "invalid choice: 'xml'"),
+    ],
+)
+def test_wrong_usage(run, arguments, complaint):
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert complaint in err
+
+
+def test_path_that_is_nothing(run, checker):
+    status, out, err = run("no/such/folder")
+    assert (status, out) == (2, "")
+    assert err == "pep788: no/such/folder: no such file or folder, and no installed package of this name\n"
+
+
+def test_file_of_another_kind(run, checker, tmp_path):
+    (tmp_path / "x.txt").write_text("")
+    status, _, err = run(str(tmp_path / "x.txt"))
+    assert status == 2 and "not a kind of file that can be checked" in err
+
+
+def test_clean_is_0_and_findings_are_1(run, checker, tmp_path):
+    (tmp_path / "x.c").write_text("int x;\n")
+    status, out, err = run(str(tmp_path))
+    assert (status, out, err) == (0, "0 findings in 1 file, 1 line\n", "")
+    (tmp_path / "x.c").write_text(PAIR)
+    status, out, err = run(str(tmp_path))
+    assert (status, err) == (1, "")
+    frame = out.splitlines()[1:3]
+    assert frame == [
+        "  4 |     PyGILState_STATE state = PyGILState_Ensure();",
+        "    |                              ^^^^^^^^^^^^^^^^^^^",
+    ]
+    assert out.splitlines()[-1] == "1 finding in 1 file, 6 lines"
+
+
+def test_internal_errors_are_2_and_ask_for_a_report(run, checker, monkeypatch, tmp_path):
+    from pep788_check import engine
+
+    monkeypatch.setattr(engine, "check", lambda options: 1 / 0)
+    status, out, err = run(str(tmp_path))
+    assert (status, out) == (2, "")
+    assert "ZeroDivisionError" in err and err.splitlines()[-1].startswith("pep788: internal error; please report it")
+
+
+def test_letters_that_the_terminal_has_not(checker, tmp_path):
+    (tmp_path / "check_of_tree").symlink_to(support.REPO / "src" / "pep788" / "check")
+    (tmp_path / "ü.c").write_text(PAIR.replace("void *data", "void *größe"), encoding="utf-8")
+    code = "import sys; from check_of_tree import cli; sys.exit(cli.main(sys.argv[1:]))"
+    environment = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
+    for form in ("text", "json", "sarif", "github"):
+        arguments = [str(tmp_path / "ü.c"), "--format", form]
+        result = support.run_child(code, path=[tmp_path], env=environment, args=arguments).check(1)
+        assert result.err == ""
+
+
+def test_baseline_in_a_folder_that_is_not_there(run, checker, tmp_path):
+    (tmp_path / "x.c").write_text(PAIR)
+    status, out, err = run(str(tmp_path), "--write-baseline", str(tmp_path / "no" / "known.json"))
+    assert (status, out) == (2, "")
+    assert "known.json: No such file or directory" in err and len(err.splitlines()) == 1
+
+
+def test_json(run, checker, tmp_path):
+    (tmp_path / "x.c").write_bytes(PAIR.replace("data", "ä").encode("latin-1"))
+    status, out, _ = run(str(tmp_path), "--format", "json")
+    report = json.loads(out)
+    assert status == 1 and report["format"] == 1
+    (finding,) = report["findings"]
+    assert (finding["rule"], finding["line"], finding["column"]) == ("P101", 4, 27)
+    data = (tmp_path / "x.c").read_bytes()
+    assert data[finding["byte_start"] : finding["byte_end"]] == b"PyGILState_Ensure()"
+    assert finding["data"]["variable"] == "state" and finding["related"][0]["line"] == 5
+
+
+def test_select_and_ignore(run, checker, tmp_path):
+    (tmp_path / "x.c").write_text(PAIR)
+    assert run(str(tmp_path), "--select", "P102,P11")[0] == 0
+    assert run(str(tmp_path), "--select", "P1")[0] == 1
+    assert run(str(tmp_path), "--ignore", "P101")[0] == 0
+
+
+def test_statistics(run, checker, tmp_path):
+    (tmp_path / "x.c").write_text(PAIR + PAIR)
+    status, out, _ = run(str(tmp_path), "--statistics")
+    assert status == 1
+    assert out.splitlines()[1].split()[:3] == ["P101", "2", "1"]
+    assert "^" not in out
+
+
+def test_installed_package_by_name(run, checker):
+    status, out, _ = run("rich")
+    assert (status, out.splitlines()[-1].split()[:2]) == (0, ["0", "findings"])
+
+
+def test_rules_are_listed_with_a_page_and_a_test_each(run, checker):
+    status, out, _ = run("--rules")
+    assert status == 0
+    ids = [line.split()[0] for line in out.splitlines()]
+    assert ids == sorted(ids) and "P101" in ids
+    files = {path.name[:4].upper() for path in (support.REPO / "src/pep788/check/rules").glob("p*.py")}
+    tests = {path.name[5:9].upper() for path in (support.REPO / "tests/check").glob("test_p[0-9]*.py")}
+    assert set(ids) == files == tests
+
+
+def test_control_characters_do_not_reach_the_terminal(run, checker, tmp_path):
+    (tmp_path / "x.c").write_text(PAIR.replace("state = ", "/* \x1b[2J */ state = "))
+    status, out, _ = run(str(tmp_path))
+    assert status == 1 and "\x1b" not in out
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="argparse of 3.9 says 'optional arguments'")
+def test_help_in_the_docs_is_the_real_one(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+    page = (support.REPO / "docs" / "check.md").read_text(encoding="utf-8")
+    assert cli.build_parser().format_help() in page

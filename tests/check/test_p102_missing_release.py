@@ -1,0 +1,210 @@
+"""P102: what it finds, and what looks like it and is not."""
+
+from __future__ import annotations
+
+import pytest
+
+FOUND = [
+    pytest.param(
+        """
+        #define LOG(text) fprintf(stderr, text)
+        static int on_event(void *data)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            if (data == NULL) {
+                LOG("no data");
+                return -1;  /* want: P102 */
+            }
+            PyGILState_Release(state);
+            return 0;
+        }
+        """,
+        id="a macro that does something else",
+    ),
+    pytest.param(
+        """
+        static void on_event(void *data)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            if (data == NULL)
+                return;  /* want: P102 */
+            PyGILState_Release(state);
+        }
+        """,
+        id="early return",
+    ),
+    pytest.param(
+        """
+        static int on_event(void *data)
+        {
+            PyGILState_STATE state;
+            int result = -1;
+            if (data == NULL)
+                return -1;
+            state = PyGILState_Ensure();
+            if (PyErr_Occurred())
+                goto done;
+            result = 0;
+            PyGILState_Release(state);
+        done:
+            return result;  /* want: P102 */
+        }
+        """,
+        id="goto past the release",
+    ),
+    pytest.param(
+        """
+        static void on_event(int kind)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            switch (kind) {
+            case 1:
+                PyGILState_Release(state);
+                return;
+            default:
+                return;  /* want: P102 */
+            }
+        }
+        """,
+        id="a case that forgets it",
+    ),
+    pytest.param(
+        """
+        static PyObject *on_event(void *data)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            if (data == NULL)
+                Py_RETURN_NONE;  /* want: P102 */
+            PyGILState_Release(state);
+            return data;
+        }
+        """,
+        id="a macro that returns",
+    ),
+    pytest.param(
+        """
+        static void on_event(void)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            PyRun_SimpleString("pass");
+        }  /* want: P102 */
+        """,
+        id="never",
+    ),
+]
+
+NOOP = [
+    pytest.param(
+        """
+        static int on_event(void *data)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            if (data == NULL) {
+                CLEAN_UP();
+                return -1;
+            }
+            PyGILState_Release(state);
+            return 0;
+        }
+        """,
+        id="a macro that nobody knows",
+    ),
+    pytest.param(
+        """
+        static int on_event(void *data)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            int result = -1;
+            if (data == NULL)
+                goto done;
+            for (int i = 0; i < 3; i++) {
+                if (PyErr_Occurred()) {
+                    PyGILState_Release(state);
+                    return -1;
+                }
+                if (i == 2)
+                    break;
+            }
+            result = 0;
+        done:
+            PyGILState_Release(state);
+            return result;
+        }
+        """,
+        id="a release on every path",
+    ),
+    pytest.param(
+        """
+        static void on_event(int threaded)
+        {
+            PyGILState_STATE state;
+            if (threaded)
+                state = PyGILState_Ensure();
+            PyErr_Print();
+            if (threaded)
+                PyGILState_Release(state);
+        }
+        """,
+        id="acquired and released under one condition",
+    ),
+    pytest.param(
+        """
+        static void on_event(void)
+        {
+        #ifdef USE_THREADS
+            PyGILState_STATE state = PyGILState_Ensure();
+        #endif
+            PyErr_Print();
+        #if defined(USE_THREADS)
+            PyGILState_Release(state);
+        #endif
+        }
+        """,
+        id="under one condition of the preprocessor",
+    ),
+    pytest.param(
+        """
+        static int on_event(void)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            return leave(&state);
+        }
+        """,
+        id="a helper gets it",
+    ),
+    pytest.param(
+        """
+        static void on_event(void *data)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            if (data == NULL)
+                Py_FatalError("no data");
+            PyGILState_Release(state);
+        }
+        """,
+        id="a path that never returns",
+    ),
+    pytest.param(
+        """
+        static void worker(void)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            for (;;)
+                step();
+        }
+        """,
+        id="a loop for ever",
+    ),
+]
+
+
+@pytest.mark.parametrize("source", FOUND)
+def test_found(checker, source):
+    assert "want: P102" in source
+    checker("P102", source)
+
+
+@pytest.mark.parametrize("source", NOOP)
+def test_noop(checker, source):
+    assert "want" not in source
+    checker("P102", source)

@@ -1,0 +1,87 @@
+"""P106: what it finds, and what looks like it and is not."""
+
+from __future__ import annotations
+
+import pytest
+
+FOUND = [
+    pytest.param(
+        """
+        static void on_event(void)
+        {
+            int state = PyGILState_Ensure();  /* want: P106 */
+            PyGILState_Release(state);
+        }
+        """,
+        id="int",
+    ),
+    pytest.param(
+        """
+        struct callback { void *state; };
+        static void enter(struct callback *self)
+        {
+            self->state = (void *)(intptr_t)PyGILState_Ensure();  /* want: P106 */
+        }
+        static void leave(struct callback *self)
+        {
+            PyGILState_Release((PyGILState_STATE)(intptr_t)self->state);  /* want: P106 */
+        }
+        """,
+        id="a member that is a void pointer",
+    ),
+    pytest.param(
+        """
+        static void enter(void)
+        {
+            pthread_setspecific(key, (void *)PyGILState_Ensure());  /* want: P106 */
+        }
+        """,
+        id="thread-local storage",
+    ),
+    pytest.param(
+        """
+        static void on_event(void)
+        {
+            PyGILState_Ensure();
+            PyGILState_Release(PyGILState_UNLOCKED);  /* want: P106 */
+        }
+        """,
+        id="a constant",
+    ),
+]
+
+NOOP = [
+    pytest.param(
+        """
+        typedef PyGILState_STATE gil_t;
+        static void on_event(void)
+        {
+            PyGILState_STATE a = PyGILState_Ensure();
+            gil_t b = PyGILState_Ensure();
+            PyGILState_Release(b);
+            PyGILState_Release(a);
+        }
+        """,
+        id="the right type, a typedef of it, auto",
+    ),
+    pytest.param(
+        """
+        struct one { int state; };
+        struct two { PyGILState_STATE state; };
+        static void enter(struct two *self) { self->state = PyGILState_Ensure(); }
+        """,
+        id="two structs with a member of this name",
+    ),
+]
+
+
+@pytest.mark.parametrize("source", FOUND)
+def test_found(checker, source):
+    assert "want: P106" in source
+    checker("P106", source)
+
+
+@pytest.mark.parametrize("source", NOOP)
+def test_noop(checker, source):
+    assert "want" not in source
+    checker("P106", source)

@@ -1,0 +1,129 @@
+"""Any bytes in, never an exception out; and the same findings however the bytes around them look."""
+
+from __future__ import annotations
+
+import pytest
+
+hypothesis = pytest.importorskip("hypothesis")
+
+from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+SETTINGS = settings(
+    max_examples=80, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+NAMES = ["x.c", "x.cpp", "x.h", "x.i", "x.pyx", "x.pxd", "x.py", "x.so", "x.pyd", "x.dylib", "x.c.in"]
+
+# Pieces that put a parser of C, of macros, of Cython and of paths through functions to work.
+PIECES = st.sampled_from(
+    [
+        *"{ } ( ) ; , * & \n \t \\\n # \" ' / // /* */ %{ %} :".split(" "),
+        *"if else for while do switch case default break continue return goto out out: throw try catch struct".split(),
+        *"class template< > namespace std::thread ~X noexcept auto [&] => void int PyObject".split(),
+        "PyGILState_STATE s = PyGILState_Ensure();",
+        "PyGILState_Release(s);",
+        "s = PyGILState_Ensure()",
+        "Py_BEGIN_ALLOW_THREADS",
+        "Py_END_ALLOW_THREADS",
+        "py::gil_scoped_acquire g;",
+        "PyThreadStateToken *t = PyThreadState_EnsureFromView(v);",
+        "if (t == NULL) return;",
+        "PyThreadState_Release(t);",
+        "PyInterpreterGuard *g = PyInterpreterGuard_FromView(v);",
+        "#define M PyGILState_Ensure()\n",
+        "#define N(a, b) M; a = N(b, a)\n",
+        "M N(s, t)",
+        "#if PY_VERSION_HEX < 0x03000000\n",
+        "#ifdef X\n",
+        "#else\n",
+        "#endif\n",
+        "cdef void f() noexcept nogil:\n    with gil:\n        pass\n",
+        "cdef int g() except -1 with gil: return 0\n",
+        "import cython\n",
+        "pthread_join(t, NULL);",
+        "Py_IsFinalizing()",
+        "PyInterpreterState_Main()",
+        "/* pep788: ignore[P101] */",
+    ]
+)
+CODE = st.lists(PIECES, max_size=60).map(" ".join).map(str.encode)
+BYTES = st.binary(max_size=400)
+MIXED = st.tuples(CODE, BYTES, CODE).map(b"PyGILState_Ensure\n".join)
+
+
+def check(*files):
+    from pep788_check import engine
+    from pep788_check.sources import Item
+
+    items = [Item(name, data) for name, data in files]
+    return engine.check(engine.Options(paths=(), notes=True, every_file=True), lambda: items)
+
+
+@SETTINGS
+@given(name=st.sampled_from(NAMES), data=st.one_of(BYTES, CODE, MIXED))
+def test_any_bytes(checker, name, data):
+    from pep788_check.output import github, machine, sarif
+    from pep788_check.registry import all_rules
+
+    report = check((name, data))
+    for finding in report.findings:
+        assert 0 <= finding.span.start <= finding.span.end <= len(data)
+        if finding.span.line:
+            line = data.split(b"\n")[finding.span.line - 1].decode("utf-8", "replace")
+            assert finding.span.column <= len(line) + 1
+    machine.write(report), sarif.write(report, all_rules(), "0"), github.write(report)
+
+
+@SETTINGS
+@given(one=CODE, other=CODE)
+def test_macros_of_one_file_in_another(checker, one, other):
+    check(("a.h", one), ("b.c", other))
+
+
+@settings(SETTINGS, max_examples=25)
+@given(data=st.one_of(BYTES, CODE))
+def test_archives_and_binaries_of_any_bytes(checker, tmp_path_factory, data):
+    from pep788_check import engine
+
+    folder = tmp_path_factory.mktemp("archives")
+    for name in ("a.zip", "a.tar.gz", "a.tar"):
+        (folder / name).write_bytes(data)
+    engine.check(engine.Options(paths=tuple(str(folder / name) for name in ("a.zip", "a.tar.gz", "a.tar"))))
+    for magic in (b"\x7fELF\x02\x01\x01", b"MZ", b"\xcf\xfa\xed\xfe"):
+        check(("x.so", magic + data))
+
+
+@pytest.mark.parametrize("opening, closing", [("{", "}"), ("(", ")"), ("if (x) ", ";"), ("#if X\n", "\n#endif"), ("[", "]")])
+@pytest.mark.parametrize("name", ["x.c", "x.cpp", "x.pyx"])
+def test_nesting_without_end(checker, name, opening, closing):
+    body = "PyGILState_STATE s = PyGILState_Ensure(); gil " + opening * 20_000 + closing * 20_000
+    check((name, f"void f(void) {{ {body} PyGILState_Release(s); }}".encode()))
+
+
+def test_many_nested_loops_end(checker):
+    loops = "".join(f"for (int i{n} = 0; i{n} < 3; i{n}++) {{ if (f({n})) break; " for n in range(40))
+    body = loops + "PyGILState_STATE s = PyGILState_Ensure(); PyGILState_Release(s);" + "}" * 40
+    report = check(("x.c", f"void f(void) {{ {body} }}".encode()))
+    assert [finding.rule for finding in report.findings] == ["P101"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda text: text.replace(b"\n", b"\r\n"), id="CRLF"),
+        pytest.param(lambda text: text.replace(b"    ", b"\t"), id="tabs"),
+        pytest.param(lambda text: text.replace(b"data", "größe".encode("latin-1")), id="Latin-1"),
+        pytest.param(lambda text: b"\xef\xbb\xbf" + text, id="byte-order mark"),
+        pytest.param(lambda text: text.rstrip(), id="no final newline"),
+        pytest.param(lambda text: text.replace(b"}", b"/* \0 */ }"), id="null byte in a comment"),
+    ],
+)
+def test_bytes_around_it_change_nothing(checker, change):
+    text = b"void on_event(int data)\n{\n    PyGILState_STATE s = PyGILState_Ensure();\n    if (data)\n        return;\n"
+    text += b"    PyGILState_Release(s);\n}\n"
+    data = change(text)
+    report = check(("x.c", data))
+    assert [(f.rule, f.span.line) for f in report.findings] == [("P101", 3), ("P102", 5)]
+    found = [data[f.span.start : f.span.end] for f in report.findings]
+    assert found == [b"PyGILState_Ensure()", b"return;"]
+    assert report.skipped == []

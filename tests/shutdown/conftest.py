@@ -1,0 +1,3 @@
+"""The package under test, as fixtures."""
+
+from installed import command, package, python  # noqa: F401
