@@ -5,11 +5,16 @@ And `pages`, a table of contents of those pages that are there.
 
 from __future__ import annotations
 
+import argparse
 import fnmatch
 import importlib
 import pathlib
 import re
+import sys
+import types
+from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import header_comments
 import pep788
@@ -20,6 +25,7 @@ from pep788 import cli
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.directives.other import TocTree
+from sphinx.environment import BuildEnvironment
 from sphinx.util import docname_join
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.matching import patfilter
@@ -161,19 +167,42 @@ class CommandReference(SphinxDirective):
     """`pep788` and the tools it runs, each by the parser it has; the parser of a tool is met when the tool uses it."""
 
     def run(self) -> list[nodes.Node]:
-        lines = self.parser("pep788.cli", "build_parser", "pep788")
+        lines = self.described("pep788", cli.build_parser())
         for name in cli.TOOLS:
-            importlib.import_module(f"pep788.{name}")  # a tool that is not there is an error
-            lines += self.parser(f"pep788.{name}", "main", f"pep788 {name}", ":hook:")
+            lines += self.described(f"pep788 {name}", parser_of(importlib.import_module(f"pep788.{name}").main))
         found = self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
         for section in [each for node in found for each in node.findall(nodes.section)]:
             if section.next_node(nodes.title).astext() in cli.TOOLS:  # what the first parser knows of them: a line
                 section.parent.remove(section)
         return list(found)
 
-    def parser(self, module: str, function: str, program: str, *options: str) -> list[str]:
-        settings = [f":module: {module}", f":func: {function}", f":prog: {program}", f":title: {program}", *options]
-        return ["```{sphinx_argparse_cli}", *settings, ":no_default_values:", ":group_title_prefix:", "```", ""]
+    def described(self, program: str, parser: argparse.ArgumentParser) -> list[str]:
+        """The directive of sphinx-argparse-cli, which imports a module for the parser and then forgets the module."""
+        module = types.ModuleType(f"parser_of_{program.replace(' ', '_')}")
+        module.__dict__["parser"] = lambda: parser
+        sys.modules[module.__name__] = module
+        settings = [f":module: {module.__name__}", ":func: parser", f":prog: {program}"]
+        settings += [f":title: {program}", ":no_default_values:", ":group_title_prefix:"]
+        return ["```{sphinx_argparse_cli}", *settings, "```", ""]
+
+
+class Met(Exception):
+    """The parser of a tool, just before it reads the arguments."""
+
+
+def parser_of(main: Callable[[list[str]], object]) -> argparse.ArgumentParser:
+    """The parser that a tool makes for itself."""
+
+    def meet(parser: argparse.ArgumentParser, *arguments: object, **keywords: object) -> None:
+        raise Met(parser)
+
+    with mock.patch.object(argparse.ArgumentParser, "parse_known_args", meet):
+        try:
+            main([])
+        except Met as met:
+            parser: argparse.ArgumentParser = met.args[0]
+            return parser
+    raise RuntimeError(f"{main.__module__}.main reads its arguments without argparse")
 
 
 class ModuleReference(SphinxDirective):
@@ -211,9 +240,18 @@ def _is_module(path: pathlib.Path) -> bool:
     return public and (path.suffix == ".py" or (path / "__init__.py").exists())
 
 
+def link_to_folder(
+    app: Sphinx, env: BuildEnvironment, node: nodes.Element, text: nodes.Element
+) -> nodes.Element | None:
+    """GitHub shows a folder of the checkout; the site has none, so there the words stay without the link."""
+    folder = (pathlib.Path(env.doc2path(node["refdoc"])).parent / node["reftarget"]).resolve()
+    return text if folder.is_dir() and folder.is_relative_to(ROOT) else None
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("header-reference", HeaderReference)
     app.add_directive("command-reference", CommandReference)
     app.add_directive("module-reference", ModuleReference)
     app.add_directive("pages", Pages)
+    app.connect("missing-reference", link_to_folder)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
