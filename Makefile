@@ -61,7 +61,7 @@ bench: $(STAMPS)/bench ## what it costs, against native 3.15, PyGILState and oth
 	@$(VENV)/bin/python bench/bench.py $(if $(ONLY),--interpreters $(ONLY)) $(ARGS)
 
 docs: $(STAMPS)/docs ## the documentation as a site: build/docs/html/index.html
-	$(VENV)/bin/sphinx-build -q -W --keep-going -c docs . build/docs/html $(ARGS)
+	$(VENV)/bin/sphinx-build -q -E -a -W --keep-going -c docs . build/docs/html $(ARGS)
 	@echo "build/docs/html/index.html"
 
 corpus: $(STAMPS)/check ## `pep788 check` over the files in PATHS="...": none may raise; time for 1,000 lines
