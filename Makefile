@@ -18,7 +18,7 @@ STAMPS := build/stamps
 TAG := import sys, sysconfig as s; print("%d.%d.%d-" % sys.version_info[:3] + s.get_config_var("SOABI"))
 MATRIX = $(PYTHON) tools/matrix.py $(if $(ONLY),--only $(ONLY))
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all pyaudio callback stress exits explore sanitize examples bench docs corpus lint clean distclean FORCE
+.PHONY: help demo test test-all pyaudio callback stress exits explore sanitize examples bench corpus docs lint clean distclean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,12 +60,12 @@ examples: $(STAMPS)/checked ## the example projects, built from the wheel on the
 bench: $(STAMPS)/bench ## what it costs, against native 3.15, PyGILState and other libraries: tables and plots
 	@$(VENV)/bin/python bench/bench.py $(if $(ONLY),--interpreters $(ONLY)) $(ARGS)
 
+corpus: $(STAMPS)/check ## `pep788 check` over the files in PATHS="...": none may raise; time for 1,000 lines
+	$(VENV)/bin/python tools/corpus.py $(PATHS) $(ARGS)
+
 docs: $(STAMPS)/docs ## the documentation as a site: build/docs/html/index.html
 	$(VENV)/bin/sphinx-build -q -E -a -W --keep-going -c docs . build/docs/html $(ARGS)
 	@echo "build/docs/html/index.html"
-
-corpus: $(STAMPS)/check ## `pep788 check` over the files in PATHS="...": none may raise; time for 1,000 lines
-	$(VENV)/bin/python tools/corpus.py $(PATHS) $(ARGS)
 
 lint: $(STAMPS)/dev ## ruff, mypy, and the types as mypy sees them in a program that uses pep788
 	$(VENV)/bin/ruff check .

@@ -61,7 +61,7 @@ def build(python: pathlib.Path, variant: str) -> pathlib.Path:
     source = BUILD / f"{variant}-source"
     shutil.rmtree(source, ignore_errors=True)
     with tarfile.open(sdist()) as archive:
-        archive.extractall(source)
+        archive.extractall(source, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     if variant == "ported":
         run(["patch", "-p1", "-i", PATCH], cwd=source / NAME)
     scratch = target.with_suffix(".new")

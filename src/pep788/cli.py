@@ -27,6 +27,7 @@ TOOLS = {
     "demo": "show what happens to native threads at interpreter exit, old API and new",
     "stress": "run a program to its end many times: how often it fails, and why",
     "check": "find code that calls into a Python that may be finalizing",
+    "migrate": "rewrite PyGILState pairs to PEP 788, where all of a pair can be seen",
     "shield": "run a program whose compiled modules cannot be rebuilt",
 }
 """Packages with a ``main(argv)``; all their options are their own, --help included."""

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     from . import cli
 
-    return cli.main(argv)
+    return cli.main(sys.argv[1:] if argv is None else argv)

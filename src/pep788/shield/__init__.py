@@ -10,6 +10,7 @@ one sleeps for ever instead of crashing. ``disable()`` puts back what was there.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from pep788.shield._patch import (
@@ -37,8 +38,8 @@ __all__ = [
 ]
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command ``pep788 shield``; returns the exit status, or becomes the program that it runs."""
     from pep788.shield import _command
 
-    return _command.main(argv)
+    return _command.main(sys.argv[1:] if argv is None else argv)

@@ -1,0 +1,242 @@
+"""One run: load, judge each site, work out the views, edit, and check the result before anybody sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
+
+from ..check import engine as check_engine
+from ..check import project as check_project
+from ..check import registry, sources
+from ..check.ctree import CFile, Event, Function, Kind, walk
+from ..check.model import Edit
+from ..check.model import Report as CheckReport
+from ..check.project import Project
+from ..check.sources import Item
+from . import edits, entry, pair
+from .decisions import Decisions
+from .model import NotMigrated, Outcome, Report, Site, View, Worse, shown_name
+
+ELSEWHERE = {  # rules of the check whose sites are not pairs of PyGILState calls
+    "P108": "a thread state made by hand: use PyThreadState_Ensure(guard) where it stays on one thread",
+    "P111": "gil_scoped_acquire: use a class that can be tested, such as pep788::attached",
+    "P121": "a Cython `with gil` function cannot report failure: split it",
+    "P122": "a Cython `with gil` block cannot report failure",
+}
+WORSE = ("P102", "P201", "P202", "P203")
+"""What must not be found in a migrated function."""
+SUBINTERPRETERS = (
+    "{variable} is a view of the main interpreter: callbacks that belong to a subinterpreter would run in the main "
+    "one, as with PyGILState_Ensure"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """`vendored` is the folder pep788.h is copied to; `oldest` the oldest Python that is supported."""
+
+    paths: Tuple[str, ...]
+    exclude: Tuple[str, ...] = ()
+    vendored: Optional[str] = None
+    oldest: Tuple[int, int] = (3, 9)
+
+    @property
+    def native(self) -> bool:
+        return self.oldest >= entry.NATIVE
+
+
+def migrate(options: Options, decisions: Decisions) -> Report:
+    """Nothing is written: `after` of the report is what the files would hold."""
+    return Run(options, decisions).run()
+
+
+class Run:
+    """What one run knows."""
+
+    def __init__(self, options: Options, decisions: Decisions) -> None:
+        self.options = options
+        self.decisions = decisions
+        self.report = Report()
+        self.checked = CheckReport()
+        check_options = check_engine.Options(paths=options.paths, exclude=options.exclude)
+        self.whole: Project = check_engine.load(check_options, self.checked)
+        self.items = {item.path: item for item in self._written_by_hand()}
+        self.files: Dict[str, CFile] = {file.path: file for file in self.whole.files}
+        self.modules: Dict[str, entry.Module] = {}
+        """By the path of a file with sites."""
+        self.asked: Dict[str, NotMigrated] = {}
+
+    def _written_by_hand(self) -> Iterator[Item]:
+        for found in sources.collect(self.options.paths, self.options.exclude):
+            if isinstance(found, Item) and found.suffix in sources.C_SUFFIXES + sources.SWIG_SUFFIXES:
+                if sources.not_hand_written(found) is None:
+                    yield found
+
+    def run(self) -> Report:
+        self.report.skipped = [skip for skip in self.checked.skipped if skip.kind != "vendored"]
+        self._find_modules()
+        for function in self.whole.functions:
+            for ensure in function.of(Kind.ENSURE):
+                self.report.sites.append(self._site(function, ensure))
+        self.report.sites += self._others()
+        self.report.sites.sort(key=lambda site: (site.span.path, site.span.start))
+        self._edit()
+        self.report.notes += [f"the decision for {name} fits no site" for name in self.decisions.unused]
+        return self.report
+
+    # --- sites
+
+    def _find_modules(self) -> None:
+        with_sites = [
+            file
+            for file in self.whole.files
+            if any(event.macro is None for f in self._functions(file) for event in f.of(Kind.ENSURE))
+        ]
+        if self.decisions.view:
+            return
+        entries = entry.find(self.items.values())
+        swig_files = [file for file in with_sites if file.path.lower().endswith(sources.SWIG_SUFFIXES)]
+        chosen: Dict[Tuple[str, str], Tuple[entry.Entry, List[CFile]]] = {}
+        for file in with_sites:
+            try:
+                found = entry.choose(entries, file, swig_files)
+            except NotMigrated as error:
+                self.asked[file.path] = error
+            else:
+                chosen.setdefault((found.item.path, found.name), (found, []))[1].append(file)
+        words = {word for item in self.items.values() for word in _words(item.data)} if chosen else set()
+        for found, files in chosen.values():
+            made = entry.module(found, files, words)
+            self.modules.update({file.path: made for file in files})
+
+    def _functions(self, file: CFile) -> List[Function]:
+        return [function for function in self.whole.functions if function.file is file]
+
+    def _site(self, function: Function, ensure: Event) -> Site:
+        span = function.file.span(ensure.node)
+        path = function.file.path
+        module = self.modules.get(path)
+        view = self.decisions.view or (module.variable if module is not None else None)
+        try:
+            site = pair.migrate(self.whole, function, ensure, self.decisions, view)
+            site.needs_view = site.needs_view and not self.decisions.view
+            return site
+        except NotMigrated as error:
+            asked = self.asked.get(path)
+            if asked is not None and error.reason == pair.NO_VIEW:
+                error = asked
+            return error.site(span, shown_name(function))
+
+    def _others(self) -> Iterator[Site]:
+        for rule in registry.all_rules():
+            if rule.id in ELSEWHERE:
+                for finding in rule.run(self.whole):
+                    yield Site(finding.span, finding.function, Outcome.SKIPPED, ELSEWHERE[rule.id])
+        for file in self.whole.cython:
+            for ensure in file.ensures:
+                yield Site(ensure.span, ensure.function, Outcome.SKIPPED, "Cython code is not rewritten")
+
+    # --- files
+
+    def _edit(self) -> None:
+        """Edit and check; what fails is taken out and all is done again, so that no view is made for nothing."""
+        while True:
+            failed = self._try()
+            if not failed:
+                break
+            for path, error in failed.items():
+                self._fail(path, error)
+        self._show_views()
+
+    def _try(self) -> Dict[str, NotMigrated]:
+        """Make all edits; returns what is wrong with the result, by path."""
+        self.report.before, self.report.after = {}, {}
+        changes: Dict[str, List[Edit]] = {}
+        for site in self._migrated():
+            changes.setdefault(site.span.path, []).extend(site.edits)
+        failed = self._set_up(changes)
+        for path in {*changes, *self.report.set_up}:
+            data = self.items[path].data
+            found = [*changes.get(path, ()), *self.report.set_up.get(path, ())]
+            try:
+                self.report.before[path], self.report.after[path] = data, edits.apply(data, found)
+            except edits.Overlap:
+                failed[path] = Worse("two sites are in each other's way")
+        return failed or self._worse()
+
+    def _set_up(self, changed: Iterable[str]) -> Dict[str, NotMigrated]:
+        """Fill in the edits that no site has; returns where that does not work."""
+        self.report.set_up = {}
+        failed: Dict[str, NotMigrated] = {}
+        done: Set[str] = set()
+        for module in self._used_modules():
+            done |= {module.entry.item.path, *(file.path for file in module.files)}
+            try:
+                for path, found in entry.changes(module, self.options.vendored, self.options.native).items():
+                    self.report.set_up.setdefault(path, []).extend(found)
+            except NotMigrated as error:
+                failed[module.entry.item.path] = error
+        for path in set(changed) - done if not self.options.native else ():
+            try:
+                self.report.set_up[path] = entry.include(self.files[path], self.options.vendored)
+            except NotMigrated as error:
+                failed[path] = error
+        return failed
+
+    def _migrated(self) -> List[Site]:
+        return [site for site in self.report.sites if site.outcome is Outcome.MIGRATED]
+
+    def _used_modules(self) -> List[entry.Module]:
+        """Those whose view is needed, with those of their files that need it."""
+        paths = {site.span.path for site in self._migrated() if site.needs_view}
+        modules = {id(self.modules[path]): self.modules[path] for path in sorted(paths)}
+        return [
+            dataclasses.replace(module, files=[file for file in module.files if file.path in paths])
+            for module in modules.values()
+        ]
+
+    def _fail(self, path: str, error: NotMigrated) -> None:
+        """Of a file, or of all files that rely on the init function in it."""
+        for site in self._migrated():
+            module = self.modules.get(site.span.path) if site.needs_view else None
+            if site.span.path == path or (module is not None and module.entry.item.path == path):
+                site.fail(error.outcome, error.reason, error.options)
+
+    def _worse(self) -> Dict[str, NotMigrated]:
+        """Parse and check the result: what is found in it now must have been there before."""
+        failed: Dict[str, NotMigrated] = {}
+        for path, data in self.report.after.items():
+            if _errors(self.items[path], self.whole) < _errors(Item(path, data), self.whole):
+                failed[path] = Worse(f"the result does not parse: {path}")
+        names = {(site.span.path, site.function.rsplit("::", 1)[-1]) for site in self._migrated()}
+        for path, function, rule in (self._found(self.report.after) - self._found({})) if not failed else ():
+            if (path, function) in names:
+                failed[path] = Worse(f"{function} would have a {rule} of `pep788 check`")
+        return failed
+
+    def _found(self, changed: Dict[str, bytes]) -> Set[Tuple[str, str, str]]:
+        items = [Item(file.path, changed.get(file.path, file.data)) for file in self.whole.files]
+        report = check_engine.check(check_engine.Options(paths=(), select=WORSE), lambda: items)
+        return {(finding.span.path, finding.function, finding.rule) for finding in report.findings}
+
+    def _show_views(self) -> None:
+        if self.decisions.view and self._migrated():
+            self.report.views.append(View(self.decisions.view, "", 0, "by decision"))
+        for module in self._used_modules():
+            path, name = module.entry.item.path, module.entry.name
+            function = module.entry.function
+            line = function.file.span(function.node).line if function is not None else 1
+            made = "made already" if module.exists else "to be made"
+            self.report.views.append(View(module.variable, path, line, f"{made} in {name}, of the main interpreter"))
+            self.report.notes.append(SUBINTERPRETERS.format(variable=module.variable))
+
+
+def _errors(item: Item, whole: Project) -> int:
+    """How often the parser was lost."""
+    root = check_project.parse_c(item, whole.macros).root
+    return sum(node.type == "ERROR" or node.is_missing for node in walk(root))
+
+
+def _words(data: bytes) -> Set[bytes]:
+    return set(re.findall(rb"[A-Za-z_]\w*", data))

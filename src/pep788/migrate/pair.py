@@ -1,0 +1,352 @@
+"""One PyGILState_Ensure and its releases in one function: whether all of it can be seen, and the edits if so.
+
+Only the statement of the Ensure grows a test; each Release keeps its place.  On failure the function is left at once,
+so what the rest of it would have done is looked at, too: what others may wait for is a question for the author.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Iterator, List, Optional, Tuple
+
+from ..check.ctree import Event, Function, Kind, Node, arguments, walk
+from ..check.flow import Flow
+from ..check.model import Edit
+from ..check.project import Project, embeds, type_of
+from . import edits
+from .decisions import Decision, Decisions
+from .model import Asked, Refused, Site, Outcome, shown_name
+
+ENSURE, RELEASE = "PyThreadState_EnsureFromView", "PyThreadState_Release"
+
+# What was begun before the Ensure and is ended after it would stay begun.
+BEGINS = re.compile(
+    r"(?<![bc])lock|acquire|enter|begin|suspend|disable|retain|incref|(?:^|_)(?:ref|push|start)(?:_|$)", re.I
+)
+# Somebody may wait for these.
+ENDS = re.compile(
+    r"(?<![bc])lock|leave|signal|broadcast|notify|post|wake|resume|enable|complete|finish|done|set_?event|release"
+    r"|(?:^|_)(?:end|pop|stop|decref|unref)(?:_|$)|(?:^|_)set$",
+    re.I,
+)
+ALLOCATES = re.compile(r"alloc|dup$|(?:^|_)(?:new|create|open)(?:_|$)", re.I)
+FREES = re.compile(r"free|delete|destroy|close", re.I)
+NO_VIEW = "where does the view come from?"
+_OF_PYTHON = re.compile(r"_?Py_?(?!Thread_|Mutex_)[A-Z]|Pep788_")
+
+
+def migrate(project: Project, function: Function, ensure: Event, decisions: Decisions, view: Optional[str]) -> Site:
+    """The migrated site; raises NotMigrated. `view` is None where it is not known."""
+    _refuse_kind(project, function, ensure)
+    decision = decisions.of(function)
+    if decision.skip:
+        raise Refused(f"by decision: {decision.skip}")
+    pair = Pair(project, function, ensure)
+    pair.refuse_unseen()
+    if not decision.accept:
+        pair.ask_what_is_left_out()
+    leave = _leave(function, decision, decisions)
+    expression = decision.view or view
+    if expression is None:
+        raise Asked(NO_VIEW)
+    notes = tuple(pair.notes())
+    changes = tuple(pair.edits(expression, leave))
+    span = function.file.span(ensure.node)
+    return Site(span, shown_name(function), Outcome.MIGRATED, notes=notes, edits=changes, needs_view=not decision.view)
+
+
+def _refuse_kind(project: Project, function: Function, ensure: Event) -> None:
+    if ensure.macro is not None:
+        macro = ensure.macro
+        line = macro.file.span(macro.node).line
+        raise Refused(
+            f"through the macro {macro.name} ({macro.file.path}:{line}): what to do on failure differs per use"
+        )
+    if embeds(function):
+        raise Refused("the function starts or ends Python itself")
+    if function.is_lambda:
+        raise Refused("a lambda: what it returns is not written down")
+    if function.is_constructor:
+        raise Refused("a constructor cannot report failure: keep a pep788::attached in the object and test it")
+    if not project.pairs(function, ensure):
+        raise Refused("it is released in another function")
+    if not ensure.key:
+        raise Refused("what PyGILState_Ensure gives is not kept")
+
+
+def _leave(function: Function, decision: Decision, decisions: Decisions) -> List[str]:
+    """What runs on failure, as lines."""
+    lines = [decision.before] if decision.before else []
+    if not function.returns_value:
+        return [*lines, "return;"]
+    value = decisions.value(function)
+    if value is None:
+        name = shown_name(function)
+        raise Asked(
+            f"what does {name} return ({function.return_type}) where Python is finalizing?",
+            f"--failure-value '{name}=EXPR'",
+            f'skip = "REASON" under [callbacks."{name}"] in the decisions file, where no value is right',
+        )
+    return [*lines, f"return {value};" if value else "return;"]
+
+
+class Pair:
+    """The site and all that can be seen of it."""
+
+    def __init__(self, project: Project, function: Function, ensure: Event) -> None:
+        self.project = project
+        self.function = function
+        self.file = function.file
+        self.ensure = ensure
+        self.key = ensure.key
+        self.releases = project.pairs(function, ensure)
+        self.flows: List[Flow] = project.flows(function)
+        self.statement = _statement_of(ensure.node)
+
+    # --- what must hold
+
+    def refuse_unseen(self) -> None:
+        self._refuse_variable()
+        self._refuse_place()
+        if not self.flows:
+            raise Refused("its paths cannot be followed")
+        for flow in self.flows:
+            self._refuse_paths(flow)
+
+    def _refuse_variable(self) -> None:
+        declared = type_of(self.function, self.key)
+        if self.key not in self.function.locals:
+            raise Refused(f"{self.key} is not a local variable")
+        if (declared or "").strip() != "PyGILState_STATE":
+            raise Refused(f"{self.key} is a {declared}: a token is a pointer, which would be cut off")
+        if sum(event.key == self.key for event in self.function.of(Kind.ENSURE)) > 1:
+            raise Refused(f"{self.key} is assigned more than once")
+        if any(release.macro is not None for release in self.releases):
+            raise Refused("it is released through a macro")
+        if len(self._declarators()) != 1:
+            raise Refused(f"{self.key} is declared more than once, or with other variables")
+        known = {self._declarators()[0].start_byte, *(arguments(r.node)[0].start_byte for r in self.releases)}
+        target = self._assigned()
+        known |= {target.start_byte} if target is not None else set()
+        for node in walk(self.function.node):
+            if node.type == "identifier" and self.file.text(node) == self.key and node.start_byte not in known:
+                raise Refused(f"{self.key} is used otherwise in line {self.file.span(node).line}")
+        if len(self._mentions()) != len(known):
+            raise Refused(f"{self.key} is used in code that is not compiled on CPython 3.9 and later, or not parsed")
+
+    def _declarators(self) -> List[Node]:
+        """The names in `PyGILState_STATE name;` and `PyGILState_STATE name = ...;`, each declared alone."""
+        found: List[Node] = []
+        for node in walk(self.function.body):
+            if node.type != "declaration" or self.file.text(node.child_by_field_name("type")) != "PyGILState_STATE":
+                continue
+            declarators = node.children_by_field_name("declarator")
+            names = [d.child_by_field_name("declarator") if d.type == "init_declarator" else d for d in declarators]
+            if self.key in map(self.file.text, filter(None, names)):
+                found += names if len(names) == 1 or len(found) else [*names, *names]
+        return [name for name in found if name is not None and name.type == "identifier"]
+
+    def _assigned(self) -> Optional[Node]:
+        """The left side of `name = PyGILState_Ensure()`, where it is a statement of its own."""
+        parent = self.ensure.node.parent
+        if parent is not None and parent.type == "assignment_expression":
+            left: Node = parent.child_by_field_name("left")
+            return left
+        return None
+
+    def _mentions(self) -> List[int]:
+        """Where the name is in the text, comments and literals apart."""
+        apart = [
+            (node.start_byte, node.end_byte)
+            for node in walk(self.function.node)
+            if node.type in ("comment", "string_literal", "char_literal", "raw_string_literal")
+        ]
+        base = self.function.node.start_byte
+        places = [base + found.start() for found in re.finditer(rb"\b%b\b" % self.key.encode(), self.function.text)]
+        return [at for at in places if not any(start <= at < end for start, end in apart)]
+
+    def _refuse_place(self) -> None:
+        node, parent = self.ensure.node, self.ensure.node.parent
+        if parent.type == "init_declarator":
+            fits = parent.child_by_field_name("value") == node and parent.parent.parent == self.statement.parent
+        else:
+            left = parent.child_by_field_name("left") if parent.type == "assignment_expression" else None
+            fits = left is not None and left.type == "identifier" and parent.parent == self.statement
+            fits = fits and parent.children[1].type == "="
+        if not fits or self.statement.type not in ("declaration", "expression_statement"):
+            raise Refused("PyGILState_Ensure is part of a larger expression")
+        block = self.statement.parent
+        while block is not None and block.type == "compound_statement" and block != self.function.body:
+            block = block.parent
+        if block != self.function.body:
+            raise Refused("PyGILState_Ensure depends on a condition or is in a loop")
+        if b"\n" in self.file.data[self.statement.start_byte : self.statement.end_byte].replace(b"\r\n", b"\n").strip():
+            if self.file.data[self.statement.start_byte : self.statement.end_byte].count(b"//"):
+                raise Refused("a comment is in the middle of the statement")
+
+    def _refuse_paths(self, flow: Flow) -> None:
+        site = self.ensure.start
+        for event, states in flow.visits.values():
+            if event.start == site and any(state.held for state in states):
+                raise Refused("another state, token or guard is held when PyGILState_Ensure is called")
+            if event.start in {release.start for release in self.releases}:
+                if not all(any(r.site == site for r in state.held) for state in states):
+                    line = self.file.span(event.node).line
+                    raise Refused(f"the PyGILState_Release in line {line} is also reached without PyGILState_Ensure")
+        if any(r.site == site for exit in flow.exits for state in exit.states for r in state.held):
+            raise Refused("a path leaves the function without PyGILState_Release")
+
+    # --- what an early return leaves out
+
+    def ask_what_is_left_out(self) -> None:
+        before = self._is_begun()
+        if before is not None:
+            self._ask(before, "was done before; is it right to return without undoing it?")
+        for node in self._after_release():
+            self._ask(node, "is outside of the pair and would not be done on failure; may it be left out?")
+        for node, name in self._calls(self.statement.end_byte):
+            if ENDS.search(name) and not FREES.search(name):
+                self._ask(node, "would not be done on failure; may it be left out?")
+        if self.function.is_destructor:
+            for node, _ in self._calls(self.statement.end_byte):
+                self._ask(node, "would not be done by this destructor on failure; may it be left out?")
+
+    def _ask(self, node: Node, question: str) -> None:
+        text = " ".join(self.file.text(node).split())
+        text = text if len(text) <= 50 else text[:47] + "..."
+        name = shown_name(self.function)
+        raise Asked(
+            f"`{text}` in line {self.file.span(node).line} {question}",
+            f'accept = true under [callbacks."{name}"] in the decisions file, if it may',
+            'before = "STATEMENT;" beside it, for what must run before the return',
+            'skip = "REASON" in place of both, to leave the site as it is',
+        )
+
+    def _is_begun(self) -> Optional[Node]:
+        """Before the Ensure: a lock taken, a member changed."""
+        end = self.statement.start_byte
+        for node in walk(self.function.body):
+            if node.start_byte >= end or node.end_byte > end:
+                continue
+            if node.type == "call_expression" and BEGINS.search(self._called(node)):
+                return node
+            if self._changes_more_than_locals(node):
+                return node
+        return None
+
+    def _calls(self, start: int) -> Iterator[Tuple[Node, str]]:
+        """Calls from here on that are not Python's."""
+        for node in walk(self.function.body):
+            if node.start_byte < start or node.type not in ("call_expression", "delete_expression"):
+                continue
+            name = self._called(node) if node.type == "call_expression" else "delete"
+            if name and not _OF_PYTHON.match(name):
+                yield node, name
+
+    def _called(self, call: Node) -> str:
+        callee = call.child_by_field_name("function")
+        if callee is None:
+            return ""
+        if callee.type == "field_expression":
+            callee = callee.child_by_field_name("field")
+        return self.file.text(callee).rsplit("::", 1)[-1]
+
+    def _after_release(self) -> Iterator[Node]:
+        """What has an effect between a Release and the end of the function."""
+        for release in self.releases:
+            for node in self._following(_statement_of(release.node)):
+                for part in walk(node):
+                    if part.type in ("call_expression", "delete_expression", "throw_statement", "new_expression"):
+                        yield part
+                    elif self._changes_more_than_locals(part):
+                        yield part
+
+    def _following(self, statement: Node) -> Iterator[Node]:
+        """Statements that may run after this one; where the order is not plain, more than that."""
+        node = statement
+        while node is not None and node != self.function.body:
+            following = node.next_named_sibling
+            while following is not None:
+                if following.type in ("else_clause", "catch_clause"):
+                    break
+                yield following
+                if following.type == "return_statement":
+                    return
+                if following.type in ("goto_statement", "break_statement", "continue_statement"):
+                    yield from self._from_labels(following)
+                    break
+                following = following.next_named_sibling
+            if following is not None and following.type == "goto_statement":
+                return
+            node = node.parent
+
+    def _from_labels(self, jump: Node) -> Iterator[Node]:
+        label = jump.child_by_field_name("label")
+        for node in walk(self.function.body):
+            if node.type == "labeled_statement" and label is not None:
+                if self.file.text(node.child_by_field_name("label")) == self.file.text(label):
+                    if node.start_byte > jump.start_byte:  # those behind it in the text were looked at, or are loops
+                        yield node
+                        yield from self._following(node)
+
+    def _changes_more_than_locals(self, node: Node) -> bool:
+        if node.type == "assignment_expression":
+            target = node.child_by_field_name("left")
+        elif node.type == "update_expression":
+            target = node.child_by_field_name("argument")
+        else:
+            return False
+        return target is None or target.type != "identifier" or self.file.text(target) not in self._own
+
+    @property
+    def _own(self) -> "set[str]":
+        return {*self.function.locals, *self.function.parameters}
+
+    def notes(self) -> Iterator[str]:
+        """What is right but worth knowing."""
+        for node in walk(self.function.body):
+            if node.type == "call_expression" and node.end_byte <= self.statement.start_byte:
+                if ALLOCATES.search(self._called(node)):
+                    yield f"on failure what {self._called(node)} gave in line {self.file.span(node).line} is leaked"
+        for node, name in self._calls(self.statement.end_byte):
+            if FREES.search(name):
+                yield f"on failure {name} in line {self.file.span(node).line} is not called: a leak, at the very end"
+
+    # --- the edits
+
+    def edits(self, view: str, leave: List[str]) -> Iterator[Edit]:
+        yield from self._declaration()
+        call = self.ensure.node
+        yield Edit(call.start_byte, call.end_byte, f"{ENSURE}({view})")
+        yield self._test(leave)
+        for release in self.releases:
+            callee = release.node.child_by_field_name("function")
+            yield Edit(callee.start_byte, callee.end_byte, RELEASE)
+
+    def _declaration(self) -> Iterator[Edit]:
+        name = self._declarators()[0]
+        declaration = name.parent if name.parent.type == "declaration" else name.parent.parent
+        kind = declaration.child_by_field_name("type")
+        yield Edit(kind.start_byte, kind.end_byte, "PyThreadStateToken")
+        yield Edit(name.start_byte, name.start_byte, "*")
+
+    def _test(self, leave: List[str]) -> Edit:
+        data, end = self.file.data, self.statement.end_byte
+        null = "nullptr" if self.file.language == "cpp" and b"nullptr" in data else "NULL"
+        at = edits.after_line(data, end)
+        if at is None:  # more code on the same line
+            return Edit(end, end, f" if ({self.key} == {null}) {{ {' '.join(leave)} }}")
+        indent = edits.indentation(data, self.statement.start_byte)
+        level = edits.unit(indent, edits.indentation(data, self.statement.parent.end_byte - 1))
+        lines = [f"if ({self.key} == {null}) {{", *("\t" + line for line in leave), "}"]
+        line_end = edits.newline(data, at)
+        return Edit(at, at, "".join(line_end + line for line in edits.indented(lines, indent, level)))
+
+
+def _statement_of(node: Node) -> Node:
+    while node.parent is not None and node.parent.type not in (
+        "compound_statement", "if_statement", "else_clause", "while_statement", "do_statement", "for_statement",
+        "case_statement", "labeled_statement", "for_range_loop", "switch_statement",
+    ) and not node.parent.type.startswith("preproc_"):  # fmt: skip
+        node = node.parent
+    return node

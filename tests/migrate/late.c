@@ -1,0 +1,79 @@
+/* A thread that Python did not make calls a Python function once before the end and once after it.  The second call is
+   made when the process exits: then Py_FinalizeEx has returned, on every version. */
+#include <Python.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static sem_t late, first_done, finished;
+static PyObject *callable;
+static int patience; /* seconds until the thread counts as lost */
+
+static int call_back(void)
+{
+    PyObject *result;
+    PyGILState_STATE state;
+
+    state = PyGILState_Ensure();
+    result = PyObject_CallObject(callable, NULL);
+    if (result == NULL) {
+        PyErr_Clear();
+        PyGILState_Release(state);
+        return -1;
+    }
+    Py_DECREF(result);
+    PyGILState_Release(state);
+    return 0;
+}
+
+static void *run(void *unused)
+{
+    printf("first: %d\n", call_back());
+    sem_post(&first_done);
+    sem_wait(&late);
+    printf("late: %d\n", call_back());
+    sem_post(&finished);
+    return NULL;
+}
+
+static void at_process_exit(void)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += patience;
+    sem_post(&late);
+    if (sem_timedwait(&finished, &until) == 0) {
+        printf("finished\n");
+    }
+    fflush(stdout);
+}
+
+static PyObject *start(PyObject *module, PyObject *args)
+{
+    pthread_t thread;
+    if (!PyArg_ParseTuple(args, "Oi", &callable, &patience)) {
+        return NULL;
+    }
+    Py_INCREF(callable);
+    if (pthread_create(&thread, NULL, run, NULL) != 0) {
+        return PyErr_NoMemory();
+    }
+    pthread_detach(thread);
+    Py_BEGIN_ALLOW_THREADS
+    sem_wait(&first_done);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {{"start", start, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "late", NULL, -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit_late(void)
+{
+    sem_init(&late, 0, 0);
+    sem_init(&first_done, 0, 0);
+    sem_init(&finished, 0, 0);
+    atexit(at_process_exit);
+    return PyModule_Create(&definition);
+}
