@@ -67,7 +67,7 @@ corpus: $(STAMPS)/check ## `pep788 check` over the files in PATHS="...": none ma
 	$(VENV)/bin/python tools/corpus.py $(PATHS) $(ARGS)
 
 docs: $(STAMPS)/docs ## the documentation as a site: build/docs/html/index.html
-	$(VENV)/bin/sphinx-build -q -W --keep-going -c docs . build/docs/html $(ARGS)
+	$(VENV)/bin/sphinx-build -q -E -a -W --keep-going -c docs . build/docs/html $(ARGS)
 	@echo "build/docs/html/index.html"
 
 lint: $(STAMPS)/dev ## ruff, mypy, and the types as mypy sees them in a program that uses pep788

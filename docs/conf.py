@@ -29,6 +29,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("c:identifier", r"(_?Py(?!InterpreterGuard|InterpreterView|ThreadStateToken).*|size_t|uint.*)"),  # CPython's own
     ("cpp:identifier", r".*"),  # parameters of templates, and the classes of other libraries
+    ("myst", r"(\.\./)+[\w/-]+"),  # a folder, which GitHub shows; here the words stay without the link
     ("py:class", r".*"),  # of the standard library: no inventory is downloaded
 ]
 
@@ -43,6 +44,8 @@ toc_object_entries_show_parents = "hide"
 copybutton_exclude = ".linenos, .gp, .go"
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
+
+smartquotes_action = "qe"  # no dashes: --option stays what it is
 
 html_theme = "furo"
 html_title = f"pep788 {version}"

@@ -19,7 +19,7 @@ import textwrap
 
 PEP_788 = r"Py(?:InterpreterGuard|InterpreterView|ThreadState)_\w+"
 COMMENT = re.compile(r"/\*(?P<text>(?:(?!\*/).)*)\*/[ \t]*\n", re.DOTALL)
-ENTRY = re.compile(r"^ {2,3}(?P<name>[\w:]\S*(?: \S+)*?)(?:  +|\n {10,})(?P<text>\S.*)$", re.MULTILINE)
+ENTRY = re.compile(r"^ {2,3}(?P<name>\w\S*) +(?P<text>\S.*)$")
 
 
 class HeaderError(Exception):

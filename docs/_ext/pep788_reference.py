@@ -25,7 +25,6 @@ from pep788 import cli
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.directives.other import TocTree
-from sphinx.environment import BuildEnvironment
 from sphinx.util import docname_join
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.matching import patfilter
@@ -41,27 +40,29 @@ def markdown(text: str, roles: dict[str, str], page: str) -> str:
     """The text of a comment as Markdown for MyST: entries as a list, code as code, and names as links."""
     out: list[str] = []
     code: list[str] = []
-    lines = [*text.split("\n"), ""]
-    for line in lines:
-        if line.startswith("    ") and not (out and out[-1].startswith("- ") and line.startswith(" " * 10)):
+    for line in [*text.split("\n"), None]:
+        in_list = bool(out) and out[-1].startswith("- ")
+        if line is not None and line.startswith("    ") and not in_list:
             code.append(line[4:])
-            continue
-        if code and not line.strip():
-            code.append("")
-            continue
-        if code:
-            out += ["```cpp", *"\n".join(code).strip("\n").split("\n"), "```", ""]
-            code = []
-        entry = header_comments.ENTRY.match(line)
-        if entry:
-            out.append(f"- `{entry['name']}`: {prose(entry['text'], roles, page)}")
-        elif out and out[-1].startswith("- ") and line.strip():
-            out[-1] += " " + prose(line.strip(), roles, page)
+        elif code and line == "":
+            code.append(line)
         else:
-            out.append(prose(line, roles, page))
-    if code:
-        out += ["```cpp", *"\n".join(code).strip("\n").split("\n"), "```"]
+            out += fenced(code)
+            code = []
+            if line is None:
+                break
+            entry = header_comments.ENTRY.match(line)
+            if entry:
+                out.append(f"- `{entry['name']}`: {prose(entry['text'], roles, page)}")
+            elif in_list and line:
+                out[-1] += " " + prose(line.strip(), roles, page)
+            else:
+                out.append(prose(line, roles, page))
     return "\n".join(out)
+
+
+def fenced(code: list[str]) -> list[str]:
+    return ["```cpp", *"\n".join(code).strip("\n").split("\n"), "```", ""] if code else []
 
 
 def prose(text: str, roles: dict[str, str], page: str) -> str:
@@ -102,28 +103,29 @@ class HeaderReference(SphinxDirective):
                 written += self.of_header(path, patterns)
             except header_comments.HeaderError as error:
                 raise self.error(f"{path.name}: {error}") from error
-        return self.parse_text_to_nodes("\n".join(written)) if written else []
+        return list(self.parse_text_to_nodes("\n".join(written), allow_section_headings=True)) if written else []
 
     def of_header(self, path: pathlib.Path, patterns: list[str]) -> list[str]:
         """One header as lines of Markdown."""
-        text = path.read_text(encoding="utf-8")
-        top = header_comments.introduction(text)
+        header = path.read_text(encoding="utf-8")
+        top = header_comments.introduction(header)
         if path.suffix == ".h":
-            items = header_comments.c_items(text)
+            items = header_comments.c_items(header)
             roles = c_roles(items, top)
             if self.options.get("only") == "lists":
                 return self.lists(top, roles)
             wanted = [each for each in items if any(fnmatch.fnmatch(each.name, pattern) for pattern in patterns)]
             return [line for each in wanted for line in self.described(each, "c", roles)]
         others = [each.read_text(encoding="utf-8") for each in sorted(INCLUDE.rglob("*.hpp")) if each != path]
-        items = header_comments.cpp_items(text, *others)
+        items = header_comments.cpp_items(header, *others)
         if not items:
             return []
         roles = {
             **c_roles(header_comments.c_items((INCLUDE / "pep788.h").read_text(encoding="utf-8")), None),
             **{f"{each.namespace}::{each.name}": "cpp:any" for each in items},
         }
-        lines = [f"## {path.relative_to(INCLUDE).as_posix()}", "", markdown(top.text, roles, self.env.docname), ""]
+        text = re.sub(r"^\S+\.hpp: ", "", top.text)
+        lines = [f"## {path.relative_to(INCLUDE).as_posix()}", "", markdown(text, roles, self.env.docname), ""]
         for each in items:
             lines += [f"```{{cpp:namespace}} {each.namespace}", "```", "", *self.described(each, "cpp", roles)]
         return [*lines, "```{cpp:namespace} NULL", "```", ""]
@@ -216,9 +218,9 @@ class ModuleReference(SphinxDirective):
         for module in modules:
             offered = [name for name in getattr(module, "__all__", []) if name not in ("main", "__version__")]
             if offered:
-                lines += ["```{eval-rst}", f".. automodule:: {module.__name__}", f"   :members: {', '.join(offered)}"]
-                lines += ["   :imported-members:", "```", ""]
-        return list(self.parse_text_to_nodes("\n".join(lines)))
+                lines += [f"## `{module.__name__}`", "", "```{eval-rst}", f".. automodule:: {module.__name__}"]
+                lines += [f"   :members: {', '.join(offered)}", "   :imported-members:", "```", ""]
+        return list(self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True))
 
 
 class Pages(TocTree):
@@ -240,18 +242,9 @@ def _is_module(path: pathlib.Path) -> bool:
     return public and (path.suffix == ".py" or (path / "__init__.py").exists())
 
 
-def link_to_folder(
-    app: Sphinx, env: BuildEnvironment, node: nodes.Element, text: nodes.Element
-) -> nodes.Element | None:
-    """GitHub shows a folder of the checkout; the site has none, so there the words stay without the link."""
-    folder = (pathlib.Path(env.doc2path(node["refdoc"])).parent / node["reftarget"]).resolve()
-    return text if folder.is_dir() and folder.is_relative_to(ROOT) else None
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("header-reference", HeaderReference)
     app.add_directive("command-reference", CommandReference)
     app.add_directive("module-reference", ModuleReference)
     app.add_directive("pages", Pages)
-    app.connect("missing-reference", link_to_folder)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -14,7 +14,7 @@ import pytest
 import support
 
 README = support.REPO / "README.md"
-PAGES = [README, support.REPO / "CHANGELOG.md", support.REPO / "bench" / "README.md", *sorted((support.REPO / "docs").glob("*.md"))]
+PAGES = [README, support.REPO / "CHANGELOG.md", support.REPO / "bench" / "README.md", *sorted((support.REPO / "docs").rglob("*.md"))]
 
 MODULE = """
 static PyMethodDef methods[] = {{"start", start, METH_O, NULL}, {NULL, NULL, 0, NULL}};

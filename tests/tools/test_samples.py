@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -175,6 +176,20 @@ def harness_parts(sample: Sample) -> tuple[str, str, str]:
     return "static Source one, *source = &one;", "open_source(source, callable)", call
 
 
+def compile_cython(sample: Sample, folder: pathlib.Path) -> None:
+    pytest.importorskip("Cython")
+    (folder / "pep788").mkdir()  # not the package, which may not be installed
+    shutil.copy(support.REPO / "src" / "pep788" / "__init__.pxd", folder / "pep788")
+    source = folder / "sample.pyx"
+    source.write_text(
+        "# cython: language_level=3\nfrom pep788 cimport *\n"
+        "cdef PyInterpreterView *view = PyInterpreterView_FromCurrent()\n" + sample.text
+    )
+    words = [sys.executable, "-m", "cython", "-I", str(folder), str(source), "-o", str(folder / "sample.c")]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0 and "warning" not in done.stdout, done.stdout
+
+
 def language(sample: Sample) -> dict[str, str]:
     return {"language": "c++", "std": "c++11"} if sample.language == "cpp" else {"language": "c"}
 
@@ -186,7 +201,10 @@ def test_every_block_of_code_is_tested_or_says_why_not() -> None:
 
 
 @pytest.mark.parametrize("sample", COMPILED, ids=str)
-def test_sample_compiles(sample: Sample) -> None:
+def test_sample_compiles(sample: Sample, tmp_path: pathlib.Path) -> None:
+    if sample.language == "cython":
+        compile_cython(sample, tmp_path)
+        return
     since = re.search(r"since (\d+)\.(\d+)", sample.marker)
     if since and sys.version_info < (int(since[1]), int(since[2])):
         pytest.skip(f"needs Python {since[1]}.{since[2]}")

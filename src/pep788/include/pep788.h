@@ -21,8 +21,8 @@
  *   PEP788_REPORT_AFTER=s    report who blocks finalization after s seconds (10)
  *   PEP788_GIVE_UP_AFTER=s   stop waiting after s seconds (never); newcomers are
  *                            refused in the last second of it (or half of it)
- *   PEP788_TRACE=1           reports also name each guard's thread and age; so does
- *   PEP788_WATCHDOG=s        of the Python package, unless PEP788_TRACE=0
+ *   PEP788_TRACE=1           reports also name each guard's thread and age
+ *   PEP788_WATCHDOG=s        of the Python package: they do, too, unless PEP788_TRACE=0
  *
  * Copyright (c) 2026 the pep788 authors.
  * SPDX-License-Identifier: MIT OR 0BSD

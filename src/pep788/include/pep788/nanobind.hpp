@@ -93,6 +93,7 @@ struct binding {
  * finalizing meanwhile. Any thread, at any time: test is_valid() or the object itself.
  */
 using gil_scoped_acquire = detail::scoped_acquire<attached>;
+/* The same for threads that call back often: the thread state is kept between calls (F6). */
 using gil_scoped_acquire_kept = detail::scoped_acquire<kept>;
 
 using gil_scoped_release = ::pep788::detail::scoped_release;

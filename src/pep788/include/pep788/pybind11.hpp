@@ -164,6 +164,7 @@ struct binding {
  * There is no inc_ref: for a thread state that is kept use gil_scoped_acquire_kept.
  */
 using gil_scoped_acquire = detail::scoped_acquire<attached>;
+/* The same for threads that call back often: the thread state is kept between calls (F6). */
 using gil_scoped_acquire_kept = detail::scoped_acquire<kept>;
 
 using gil_scoped_release = ::pep788::detail::scoped_release;
