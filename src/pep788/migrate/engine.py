@@ -64,7 +64,8 @@ class Run:
         self.decisions = decisions
         self.report = Report()
         self.checked = CheckReport()
-        self.exclude = (*options.exclude, vendor.HEADER_NAME, vendor.CPP_NAME)
+        copied = {name for names in vendor.CHOICES.values() for name in names}
+        self.exclude = (*options.exclude, vendor.HEADER_NAME, *sorted(copied))
         check_options = check_engine.Options(paths=options.paths, exclude=self.exclude)
         self.whole: Project = check_engine.load(check_options, self.checked)
         self.items = {item.path: item for item in self._written_by_hand()}
