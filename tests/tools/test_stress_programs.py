@@ -185,6 +185,22 @@ def test_without_a_sitecustomize_there_is_none(package, tmp_path):
     support.run_child(argv, path=[package]).check()
 
 
+def test_an_embedding_program_may_go_on_after_python(package):
+    """With --embed the clock of a hang stops when the interpreter is gone; without, the process should have ended."""
+    program = support.build_program("embed", [EXITS / "embed.c"])
+    argv = [sys.executable, "-m", "pep788", "stress", "--runs", "2", "--timeout", "0.5", "--no-stacks"]
+    result = support.run_child([*argv, "--embed", "--", program, "1", "2"], path=[package]).check()
+    assert "no Python was seen" not in result.out
+    result = support.run_child([*argv, "--", program, "1", "60"], path=[package]).check(1)
+    assert "hang" in result.out
+
+
+def test_an_embedding_program_may_initialize_again(package):
+    program = support.build_program("embed", [EXITS / "embed.c"])
+    argv = [sys.executable, "-m", "pep788", "stress", "--runs", str(RUNS), "--embed", "--", program, "3"]
+    assert "no Python was seen" not in support.run_child(argv, path=[package]).check().out
+
+
 def test_nothing_is_left_behind(package, pool, tmp_path):
     """No temporary files, no processes: also of runs that crash, hang, or start others."""
     scratch = tmp_path / "scratch"
