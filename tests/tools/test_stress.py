@@ -259,10 +259,12 @@ def test_number():
 """
 
 
-def test_the_pytest_plugin(package, tmp_path):
+@pytest.mark.parametrize("xdist", [False, True])
+def test_the_pytest_plugin(package, tmp_path, xdist):
     (tmp_path / "test_them.py").write_text(TESTS)
     argv = [sys.executable, "-m", "pytest", "-p", "pep788.stress.pytest_plugin", "--strict-markers", "-q", "-rA"]
     argv += ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
+    argv += ["-p", "xdist", "-n", "2"] if xdist else []
     # An installed pep788 would load it as well, by its entry point.
     result = support.run_child(argv, path=[package], env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
     out = result.out
