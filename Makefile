@@ -18,7 +18,7 @@ STAMPS := build/stamps
 TAG := import sys, sysconfig as s; print("%d.%d.%d-" % sys.version_info[:3] + s.get_config_var("SOABI"))
 MATRIX = $(PYTHON) tools/matrix.py $(if $(ONLY),--only $(ONLY))
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all pyaudio callback stress exits explore sanitize examples bench corpus docs lint clean distclean FORCE
+.PHONY: help demo test test-all pyaudio callback stress exits explore sanitize examples bench corpus migrated docs lint clean distclean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ examples: $(STAMPS)/checked ## the example projects, built from the wheel on the
 
 bench: $(STAMPS)/bench ## what it costs, against native 3.15, PyGILState and other libraries: tables and plots
 	@$(VENV)/bin/python bench/bench.py $(if $(ONLY),--interpreters $(ONLY)) $(ARGS)
+
+migrated: $(STAMPS)/check ## real packages through `pep788 migrate`, built and tested before and after
+	$(VENV)/bin/python examples/migrate/corpus.py $(ARGS)
 
 corpus: $(STAMPS)/check ## `pep788 check` over the files in PATHS="...": none may raise; time for 1,000 lines
 	$(VENV)/bin/python tools/corpus.py $(PATHS) $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import support
 
 SITES = [
     pytest.param(
@@ -73,6 +74,29 @@ SITES = [
         id="thread states by hand",
     ),
 ]
+
+
+NOT_SEEN = [
+    pytest.param("x.c", "void f(void) { ensure = PyGILState_Ensure; }\n", id="its address"),
+    pytest.param("x.c", "#if PY_MAJOR_VERSION < 3\nvoid f(void) { s = PyGILState_Ensure(); }\n#endif\n", id="Python 2"),
+    pytest.param("x.i", "%typemap(in) X { s = PyGILState_Ensure(); }\n", id="a SWIG typemap"),
+]
+
+
+@pytest.mark.parametrize("name, text", NOT_SEEN)
+def test_not_seen(migrator, name, text):
+    report = migrator.report({name: text}, 'view = "view"')
+    assert [site.reason.split(":")[0] for site in report.sites] == ["no call that was understood"]
+
+
+def test_names_in_comments_and_strings_are_no_sites(migrator):
+    text = '/* PyGILState_Ensure() */\nconst char *s = "PyGILState_Ensure()"; // PyGILState_Ensure\n'
+    assert migrator.report({"x.c": text}, 'view = "view"').sites == []
+
+
+def test_the_vendored_header_is_left_alone(migrator):
+    header = (support.INCLUDE / "pep788.h").read_bytes()
+    assert migrator.report({"src/pep788.h": header}, 'view = "view"').sites == []
 
 
 @pytest.mark.parametrize("name, text, reason", SITES)

@@ -209,7 +209,7 @@ SKIPPED = [
             PyGILState_Release(s);
         }
         """,
-        "s is a int: a token is a pointer, which would be cut off",
+        "s is kept as int: a token is a pointer, and may be cut off",
         id="kept in a wrong type",
     ),
     pytest.param(
@@ -320,6 +320,27 @@ SKIPPED = [
         id="does not parse",
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    "declaration, reason",
+    [
+        ("const PyGILState_STATE s = PyGILState_Ensure();", "s is declared static, const or the like"),
+        ("static PyGILState_STATE s; s = PyGILState_Ensure();", "s is declared static, const or the like"),
+        ("State s = PyGILState_Ensure();", "s is kept as State, not as PyGILState_STATE"),
+        ("auto s = PyGILState_Ensure();", "no call that was understood"),  # in C that is an int
+        ("PyGILState_STATE caf\u00e9 = PyGILState_Ensure(), s = caf\u00e9;", "caf\u00e9 is not an ASCII name"),
+    ],
+)
+def test_other_declarations(migrator, declaration, reason):
+    name = "caf\u00e9" if "caf" in declaration else "s"
+    migrator.skips(f"void f(void)\n{{\n    {declaration}\n    PyGILState_Release({name});\n}}\n", reason)
+
+
+def test_auto(migrator):
+    before = "void f()\n{\n    auto s = PyGILState_Ensure();\n    g(nullptr);\n    PyGILState_Release(s);\n}\n"
+    after = "void f()\n{\n    auto s = PyThreadState_EnsureFromView(view);\n    if (s == nullptr) {\n        return;\n    }\n"
+    migrator.becomes(before, after + "    g(nullptr);\n    PyThreadState_Release(s);\n}\n", name="x.cpp")
 
 
 @pytest.mark.parametrize("before, after", MIGRATED)

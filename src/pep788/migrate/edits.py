@@ -21,7 +21,7 @@ def apply(data: bytes, edits: Iterable[Edit]) -> bytes:
     for edit in sorted(edits, key=lambda edit: (edit.start, edit.end)):
         if edit.start < at:
             raise Overlap
-        result += data[at : edit.start] + edit.text.encode("ascii")
+        result += data[at : edit.start] + edit.text.encode("utf-8", "surrogateescape")
         at = edit.end
     return bytes(result + data[at:])
 

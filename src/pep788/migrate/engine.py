@@ -6,10 +6,11 @@ import dataclasses
 import re
 from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
+from .. import vendor
+from ..check import ctree, registry, sources
 from ..check import engine as check_engine
 from ..check import project as check_project
-from ..check import registry, sources
-from ..check.ctree import CFile, Event, Function, Kind, walk
+from ..check.ctree import CFile, Event, Function, Kind, TooDeep, walk
 from ..check.model import Edit
 from ..check.model import Report as CheckReport
 from ..check.project import Project
@@ -26,6 +27,10 @@ ELSEWHERE = {  # rules of the check whose sites are not pairs of PyGILState call
 }
 WORSE = ("P102", "P201", "P202", "P203")
 """What must not be found in a migrated function."""
+NOT_SEEN = "no call that was understood: not parsed, not compiled on CPython 3.9 and later, or the function's address"
+_ENSURE_OR_LITERAL = re.compile(
+    rb"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|(?P<name>\bPyGILState_Ensure\b)", re.DOTALL
+)
 SUBINTERPRETERS = (
     "{variable} is a view of the main interpreter: callbacks that belong to a subinterpreter would run in the main "
     "one, as with PyGILState_Ensure"
@@ -59,7 +64,9 @@ class Run:
         self.decisions = decisions
         self.report = Report()
         self.checked = CheckReport()
-        check_options = check_engine.Options(paths=options.paths, exclude=options.exclude)
+        copied = {name for names in vendor.CHOICES.values() for name in names}
+        self.exclude = (*options.exclude, vendor.HEADER_NAME, *sorted(copied))
+        check_options = check_engine.Options(paths=options.paths, exclude=self.exclude)
         self.whole: Project = check_engine.load(check_options, self.checked)
         self.items = {item.path: item for item in self._written_by_hand()}
         self.files: Dict[str, CFile] = {file.path: file for file in self.whole.files}
@@ -68,7 +75,7 @@ class Run:
         self.asked: Dict[str, NotMigrated] = {}
 
     def _written_by_hand(self) -> Iterator[Item]:
-        for found in sources.collect(self.options.paths, self.options.exclude):
+        for found in sources.collect(self.options.paths, self.exclude):
             if isinstance(found, Item) and found.suffix in sources.C_SUFFIXES + sources.SWIG_SUFFIXES:
                 if sources.not_hand_written(found) is None:
                     yield found
@@ -136,6 +143,19 @@ class Run:
         for file in self.whole.cython:
             for ensure in file.ensures:
                 yield Site(ensure.span, ensure.function, Outcome.SKIPPED, "Cython code is not rewritten")
+        yield from self._not_seen()
+
+    def _not_seen(self) -> Iterator[Site]:
+        """The name where no call was found: in code that was not parsed, is not compiled, or keeps the function."""
+        seen = {(function.file.path, e.start) for function in self.whole.functions for e in function.of(Kind.ENSURE)}
+        for item in self.items.values():
+            lines: List[int] = []
+            for found in _ENSURE_OR_LITERAL.finditer(item.data):
+                at = found.start()
+                if found.group("name") and (item.path, at) not in seen and not ctree._in_directive(item.data, at):
+                    lines = lines or ctree._line_starts(item.data)
+                    span = ctree.span_of(item.path, item.data, lines, at, found.end())
+                    yield Site(span, "", Outcome.SKIPPED, NOT_SEEN)
 
     # --- files
 
@@ -234,7 +254,10 @@ class Run:
 
 def _errors(item: Item, whole: Project) -> int:
     """How often the parser was lost."""
-    root = check_project.parse_c(item, whole.macros).root
+    try:
+        root = check_project.parse_c(item, whole.macros).root
+    except TooDeep:
+        return len(item.data)
     return sum(node.type == "ERROR" or node.is_missing for node in walk(root))
 
 

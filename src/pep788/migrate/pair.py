@@ -13,9 +13,10 @@ from ..check.ctree import Event, Function, Kind, Node, arguments, walk
 from ..check.flow import Flow
 from ..check.model import Edit
 from ..check.project import Project, embeds, type_of
+from ..check.rules.p106_state_type import PRIMITIVE
 from . import edits
 from .decisions import Decision, Decisions
-from .model import Asked, Refused, Site, Outcome, shown_name
+from .model import Asked, Outcome, Refused, Site, shown_name
 
 ENSURE, RELEASE = "PyThreadState_EnsureFromView", "PyThreadState_Release"
 
@@ -114,17 +115,23 @@ class Pair:
             self._refuse_paths(flow)
 
     def _refuse_variable(self) -> None:
-        declared = type_of(self.function, self.key)
+        declared = (type_of(self.function, self.key) or "").strip()
         if self.key not in self.function.locals:
             raise Refused(f"{self.key} is not a local variable")
-        if (declared or "").strip() != "PyGILState_STATE":
-            raise Refused(f"{self.key} is a {declared}: a token is a pointer, which would be cut off")
+        if PRIMITIVE.fullmatch(declared):
+            raise Refused(f"{self.key} is kept as {declared}: a token is a pointer, and may be cut off")
+        if declared not in self._types:
+            raise Refused(f"{self.key} is kept as {declared}, not as PyGILState_STATE")
+        if not self.key.isascii():
+            raise Refused(f"{self.key} is not an ASCII name")
         if sum(event.key == self.key for event in self.function.of(Kind.ENSURE)) > 1:
             raise Refused(f"{self.key} is assigned more than once")
         if any(release.macro is not None for release in self.releases):
             raise Refused("it is released through a macro")
         if len(self._declarators()) != 1:
             raise Refused(f"{self.key} is declared more than once, or with other variables")
+        if any(c.type in ("storage_class_specifier", "type_qualifier") for c in self._declaration.children):
+            raise Refused(f"{self.key} is declared static, const or the like")
         known = {self._declarators()[0].start_byte, *(arguments(r.node)[0].start_byte for r in self.releases)}
         target = self._assigned()
         known |= {target.start_byte} if target is not None else set()
@@ -134,11 +141,21 @@ class Pair:
         if len(self._mentions()) != len(known):
             raise Refused(f"{self.key} is used in code that is not compiled on CPython 3.9 and later, or not parsed")
 
+    @property
+    def _types(self) -> Tuple[str, ...]:
+        """What the variable may be declared as: the token has the type that `auto` becomes, too."""
+        return ("PyGILState_STATE", "auto") if self.file.language == "cpp" else ("PyGILState_STATE",)
+
+    @property
+    def _declaration(self) -> Node:
+        parent = self._declarators()[0].parent
+        return parent if parent.type == "declaration" else parent.parent
+
     def _declarators(self) -> List[Node]:
         """The names in `PyGILState_STATE name;` and `PyGILState_STATE name = ...;`, each declared alone."""
         found: List[Node] = []
         for node in walk(self.function.body):
-            if node.type != "declaration" or self.file.text(node.child_by_field_name("type")) != "PyGILState_STATE":
+            if node.type != "declaration" or self.file.text(node.child_by_field_name("type")) not in self._types:
                 continue
             declarators = node.children_by_field_name("declarator")
             names = [d.child_by_field_name("declarator") if d.type == "init_declarator" else d for d in declarators]
@@ -315,7 +332,7 @@ class Pair:
     # --- the edits
 
     def edits(self, view: str, leave: List[str]) -> Iterator[Edit]:
-        yield from self._declaration()
+        yield from self._retype()
         call = self.ensure.node
         yield Edit(call.start_byte, call.end_byte, f"{ENSURE}({view})")
         yield self._test(leave)
@@ -323,12 +340,11 @@ class Pair:
             callee = release.node.child_by_field_name("function")
             yield Edit(callee.start_byte, callee.end_byte, RELEASE)
 
-    def _declaration(self) -> Iterator[Edit]:
-        name = self._declarators()[0]
-        declaration = name.parent if name.parent.type == "declaration" else name.parent.parent
-        kind = declaration.child_by_field_name("type")
-        yield Edit(kind.start_byte, kind.end_byte, "PyThreadStateToken")
-        yield Edit(name.start_byte, name.start_byte, "*")
+    def _retype(self) -> Iterator[Edit]:
+        kind, name = self._declaration.child_by_field_name("type"), self._declarators()[0]
+        if self.file.text(kind) != "auto":
+            yield Edit(kind.start_byte, kind.end_byte, "PyThreadStateToken")
+            yield Edit(name.start_byte, name.start_byte, "*")
 
     def _test(self, leave: List[str]) -> Edit:
         data, end = self.file.data, self.statement.end_byte

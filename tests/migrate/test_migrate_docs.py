@@ -1,0 +1,43 @@
+"""docs/migrate.md: its help text and its example are real, its decisions can be read."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+import support
+from pep788_tools.migrate import cli, decisions
+
+PAGE = (support.REPO / "docs" / "migrate.md").read_text(encoding="utf-8")
+
+
+def block(label: str) -> str:
+    found = re.search(rf"<!-- test: {label} -->\n```\w+\n(.*?)```", PAGE, re.DOTALL)
+    assert found, f"docs/migrate.md has no block marked {label}"
+    return found.group(1)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="argparse of 3.9 says 'optional arguments'")
+def test_help_in_the_docs_is_the_real_one(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert cli.build_parser().format_help() in PAGE
+
+
+def test_example(migrator):
+    report = migrator.report({"x.c": block("before")}, values=("on_event=-1",))
+    assert [data.decode() for data in report.after.values()] == [block("after")]
+
+
+def test_decisions(migrator, tmp_path):
+    path = tmp_path / "decisions.toml"
+    path.write_text(block("decisions"))
+    known = decisions.load(path, ())
+    assert set(known.callbacks) == {"on_event", "Reader::read", "io.c:callback", "on_query", "on_close", "on_data", "compare"}
+    assert known.defaults == {"void*": "NULL"}
+
+
+def test_decisions_of_the_corpus_can_be_read(migrator):
+    for path in (support.REPO / "examples" / "migrate" / "decisions").iterdir():
+        assert decisions.load(path, ()).callbacks
