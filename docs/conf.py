@@ -29,7 +29,6 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("c:identifier", r"(_?Py(?!InterpreterGuard|InterpreterView|ThreadStateToken).*|size_t|uint.*)"),  # CPython's own
     ("cpp:identifier", r".*"),  # parameters of templates, and the classes of other libraries
-    ("myst", r"(\.\./)+[\w/-]+"),  # a folder, which GitHub shows; here the words stay without the link
     ("py:class", r".*"),  # of the standard library: no inventory is downloaded
 ]
 

@@ -8,7 +8,7 @@ What is documented, and how it is recognised:
   those classes. What comes from a class of `detail`, as a base or by `using`, is shown where it is used.
 - Both: the comment at the top of the file; in it, lists of `NAME   text` below a line that ends with a colon.
 
-Public functions of C without a comment are an error. Nothing here needs Sphinx.
+What is public and has no comment is an error, except members of classes. Nothing here needs Sphinx.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def introduction(header: str) -> Introduction:
         raise HeaderError("there is no comment at the top")
     text = re.split(r"^(?:Copyright|Contents:)", comment_text(found["text"]), maxsplit=1, flags=re.MULTILINE)[0]
     prose, lists = [], {}
-    for part in re.split(r"\n(?=\S[^\n]*:\n {2,3}\w)|(?<=\S)\n(?=\S.*:\n {2,3}\w)", text.strip()):
+    for part in re.split(r"\n(?=\S.*:\n {2,3}\w)", text.strip()):
         heading, _, rest = part.partition("\n")
         if heading.endswith(":") and re.match(r" {2,3}\S", rest):
             entries, _, after = rest.partition("\n\n")
@@ -171,13 +171,20 @@ def cpp_items(header: str, *others: str) -> list[Item]:
     declared = list(_declarations(header))
     known = {_plain(each.name): each for text in others for each in _declarations(text) if _is_detail(each)}
     known.update({_plain(each.name): each for each in declared if _is_detail(each)})
-    return [
-        item for each in declared if not _is_detail(each) for item in [_cpp_item(each, known)] if item is not None
-    ]
+    items = [_cpp_item(each, known) for each in declared if not _is_detail(each) and not _is_definition(each)]
+    missing = [item.name for item in items if not item.text]
+    if missing:
+        raise HeaderError(f"{', '.join(missing)}: there is no comment in the first column right above")
+    return items
 
 
 def _is_detail(declaration: Declaration) -> bool:
     return "detail" in declaration.namespace.split("::")
+
+
+def _is_definition(declaration: Declaration) -> bool:
+    """Of a member, outside of its class."""
+    return re.match(r"[^(]*\w::\w+\(", declaration.match["function"] or "") is not None
 
 
 def _plain(name: str) -> str:
@@ -199,23 +206,24 @@ def _declarations(header: str) -> list[Declaration]:
             at = header.index("\n", at) + 1
         elif spaces and (match := DECLARATION.match(header, at)):
             found.append(Declaration("::".join(spaces), match))
-            at = match.end() if not match["class"] else _end_of_class(header, match.end())
+            at = _end_of_class(match) if match["class"] else match.end()
         else:
             at = header.find("\n", at) + 1 or len(header)
     return found
 
 
-def _end_of_class(header: str, at: int) -> int:
-    return header.index("\n};", at) + len("\n};")
+def _end_of_class(match: re.Match[str]) -> int:
+    """Where its closing brace is, in the first column; the body begins after a newline, perhaps with that."""
+    return match.string.index("\n};", match.end() - 1) + 1
 
 
-def _cpp_item(declaration: Declaration, known: dict[str, Declaration]) -> Item | None:
+def _cpp_item(declaration: Declaration, known: dict[str, Declaration]) -> Item:
     match = declaration.match
     text = comment_text(match["text"] or "")
     template = (match["template"] or "").strip()
     if match["function"]:
         signature = f"{template} {' '.join(match['function'].split())}".strip()
-        return Item("function", signature, text, namespace=declaration.namespace) if text else None
+        return Item("function", signature, text, namespace=declaration.namespace)
     if match["class"]:
         signature = f"{template} {match['class']}".strip()
         members = _class_members(declaration, known)
@@ -237,9 +245,7 @@ def _renamed(member: Item, old: str, new: str) -> Item:
 def _class_members(declaration: Declaration, known: dict[str, Declaration]) -> list[Item]:
     """Its public members, and those of a base in `detail`, except what every class has: moves, no copies."""
     match = declaration.match
-    header = match.string
-    body = header[match.end() : header.index("\n};", match.end()) + 1]
-    members = _members(body, declaration.name)
+    members = _members(match.string[match.end() : _end_of_class(match)])
     base = known.get(_plain(match["base"])) if match["base"] else None
     if base is not None:
         inherited = [each for each in _class_members(base, known) if each.name != base.name]
@@ -255,7 +261,7 @@ def _instantiated(member: Item, template: str, arguments: str) -> Item:
     return dataclasses.replace(member, signature=signature)
 
 
-def _members(body: str, name: str) -> list[Item]:
+def _members(body: str) -> list[Item]:
     parts = re.split(r"^(public|protected|private):\n", "private:\n" + body, flags=re.MULTILINE)[1:]
     public = "\n".join(text for access, text in zip(parts[::2], parts[1::2]) if access == "public")
     public = re.sub(r"^#.*\n", "", public, flags=re.MULTILINE)
@@ -266,13 +272,13 @@ def _members(body: str, name: str) -> list[Item]:
         re.DOTALL | re.MULTILINE,
     )
     for each in member.finditer(public):
-        signature = _signature(each["code"], name)
+        signature = _signature(each["code"])
         if signature:
             found.append(Item("function", signature, comment_text(each["text"] or "")))
     return found
 
 
-def _signature(code: str, name: str) -> str:
+def _signature(code: str) -> str:
     """The declaration alone, or nothing for what is not shown: deleted, moves, destructors, assertions."""
     if re.match("static_assert", code) or re.search(r"= delete|&&|~|operator=", code) and "template" not in code:
         return ""

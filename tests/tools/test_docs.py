@@ -229,6 +229,14 @@ def test_limits_name_every_promise_that_native_does_not_keep():
     assert sorted(numbers - set(re.findall(r"\b[GVEFN][0-9]+\b", limits))) == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(support.REPO)))
+def test_numbers_are_those_of_the_contract(page):
+    contract = (support.REPO / "docs" / "contract.md").read_text(encoding="utf-8")
+    promised = set(re.findall(r"^- ([GVEFN][0-9]+) ", contract, re.MULTILINE))
+    assert {"G1", "V1", "E1", "F1", "N1"} <= promised
+    assert sorted(set(re.findall(r"\b[GVEFN][0-9]+\b", page.read_text(encoding="utf-8"))) - promised) == []
+
+
 def test_license_texts_agree():
     from_package = (support.REPO / "src" / "pep788" / "vendor.py").read_text(encoding="utf-8")
     found = re.search(r'ZERO_BSD = """\\\n(.*?)"""', from_package, re.DOTALL)

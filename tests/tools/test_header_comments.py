@@ -180,7 +180,7 @@ using other = detail::handle<int, nullptr>;
 /* Holds. */
 inline object hold(int owned) noexcept { return object(owned); }
 
-inline void undocumented() {}
+inline view::view(int) noexcept : handle(nullptr) {}
 
 } // namespace pep788
 """
@@ -198,6 +198,12 @@ def test_class_has_what_its_base_in_detail_has():
     assert (other.kind, other.text) == ("class", "Sees as well.")
     assert "explicit other(Handle *owned) noexcept" in [each.signature for each in other.members]
     assert (hold.kind, hold.signature) == ("function", "object hold(int owned) noexcept")
+
+
+@pytest.mark.parametrize("code", ["class view {\n};\n", "inline void init()\n{\n}\n", "using a = int;\n"])
+def test_public_declaration_without_a_comment_is_an_error(code):
+    with pytest.raises(header_comments.HeaderError, match="comment"):
+        header_comments.cpp_items(f"namespace pep788 {{\n{code}}} // namespace pep788\n")
 
 
 def test_template_parameters_are_shown_as_callers_write_them():
