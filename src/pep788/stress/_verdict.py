@@ -62,6 +62,10 @@ NOT_PYTHON = (
     "A native thread that was not in Python was still at work while the process exited, which destroys the static data "
     "of libraries under it."
 )
+UNLOADED = (
+    "A native thread ran in code that is not there any more: its library was unloaded, or the callback it was about to "
+    "call was freed (cffi and ctypes do both during finalization)."
+)
 NOT_AT_EXIT = "This happened while the program ran, before its finalization began: it is not a failure at exit."
 HANG_WHY = {
     0: "The program did not end by itself. If it is meant to run so long, raise --limit.",
@@ -145,6 +149,8 @@ def _crash(ended: Ended, record: Optional[Record]) -> Failure:
         why, advice = NOT_AT_EXIT, "Look at the stacks below."
     elif main and not any(_ATTACHES.search(frame) for frame in frames):
         why, advice = TORN, "Look at the stacks below: what is destroyed there, and who still uses it?"
+    elif frames and frames[0] == "? (?)":
+        why, advice = UNLOADED, "Stop and join the threads of that library before the program ends."
     elif frames and not any(_OF_PYTHON.search(frame) for frame in frames):
         why, advice = NOT_PYTHON, "Stop and join the threads of that library before the program ends."
     else:
