@@ -271,7 +271,7 @@ def test_the_pytest_plugin(package, tmp_path, xdist):
     for name in ("test_good", "test_fixture"):
         assert re.search(rf"^PASSED .*test_them.py::{name}$", out, re.MULTILINE), result.describe()
     for name in ("test_bad", "test_fixture_bad", "TestClass::test_method", "test_option", "test_number"):
-        assert re.search(rf"^FAILED .*test_them.py::{name}$", out, re.MULTILINE), result.describe()
+        assert re.search(rf"^FAILED .*test_them.py::{name}( - .*)?$", out, re.MULTILINE), result.describe()
     assert "SIGABRT" in out and "exit status 4" in out
     assert "only for functions of a module" in out
     assert "rounds" in out and "runs must be above 0, not 0" in out

@@ -185,7 +185,7 @@ def _columns(options: argparse.Namespace) -> list[tuple[str, list[str]]]:
 
 
 def _label(words: Sequence[str]) -> str:
-    text = " ".join([pathlib.PurePath(words[0]).name, *words[1:]])
+    text = " ".join(" ".join([pathlib.PurePath(words[0]).name, *words[1:]]).split())  # -c takes lines
     return text if len(text) <= 40 else text[:39] + "…"
 
 

@@ -70,12 +70,25 @@ def _begin():
             if self._number == 6:
                 unsetenv("PEP788_STRESS_MAIN")  # an embedding program may initialize Python once more
 
+    class Hook(Stage):
+        """In the place of sys.__interactivehook__, which only an interactive interpreter calls."""
+
+        __slots__ = ("_original",)
+
+        def __init__(self, number, original):
+            super().__init__(number)
+            self._original = original
+
+        def __call__(self):
+            return self._original()
+
     write(0, b"PEP788S1" + struct.pack("=iIi", os.getpid(), sys.hexversion, 0))
     write(24, struct.pack("=9q", *[0] * 8, time.monotonic_ns()))
     _wrap_shutdown(mark, pause)
     _wrap_atexit(mark, pause, amplified)
-    # finalize_modules() empties these in this order: path_importer_cache first of all, modules, cycles, sys.
-    sys.path_importer_cache[os.path.join(os.path.dirname(os.path.abspath(__file__)), "stage")] = Stage(4)
+    # finalize_modules() empties these in this order: some entries of sys, modules, cycles, the rest of sys.
+    if hasattr(sys, "__interactivehook__"):
+        sys.__interactivehook__ = Hook(4, sys.__interactivehook__)
     cycle = [Stage(5)]
     cycle.append(cycle)
     globals()["_module_teardown"], globals()["_last_collection"] = Stage(4), cycle
