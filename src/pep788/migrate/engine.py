@@ -15,7 +15,7 @@ from ..check.model import Edit
 from ..check.model import Report as CheckReport
 from ..check.project import Project
 from ..check.sources import Item
-from . import edits, entry, pair
+from . import edits, entry, macro_pair, pair
 from .decisions import Decisions
 from .model import NotMigrated, Outcome, Report, Site, View, Worse, shown_name
 
@@ -94,11 +94,7 @@ class Run:
     # --- sites
 
     def _find_modules(self) -> None:
-        with_sites = [
-            file
-            for file in self.whole.files
-            if any(event.macro is None for f in self._functions(file) for event in f.of(Kind.ENSURE))
-        ]
+        with_sites = [file for file in self.whole.files if any(f.of(Kind.ENSURE) for f in self._functions(file))]
         if self.decisions.view:
             return
         entries = entry.find(self.items.values())
@@ -125,7 +121,8 @@ class Run:
         module = self.modules.get(path)
         view = self.decisions.view or (module.variable if module is not None else None)
         try:
-            site = pair.migrate(self.whole, function, ensure, self.decisions, view)
+            kind = macro_pair.MacroPair if ensure.macro is not None else pair.Pair
+            site = pair.migrate(kind, self.whole, function, ensure, self.decisions, view)
             site.needs_view = site.needs_view and not self.decisions.view
             return site
         except NotMigrated as error:

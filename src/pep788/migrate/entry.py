@@ -21,6 +21,7 @@ from . import edits
 from .model import Asked
 
 INIT = re.compile(rb"\bPyInit_\w+")
+_INIT_HEAD = re.compile(rb"\bPyMODINIT_FUNC\b[^{};]*\{")
 HEADER = "pep788.h"
 NATIVE = (3, 15)
 _HEADERS = (".h", ".hh", ".hpp", ".hxx", ".h++", ".inl", ".inc")
@@ -86,20 +87,26 @@ def _parsed(item: Item) -> CFile:
 
 
 def _decided(root: Node) -> Iterator[Tuple[int, int]]:
-    """Directives and the arms that no supported version compiles."""
+    """Directives and arms to leave out: what no supported version compiles, and in the head of an init function, where
+    only the name depends on it, all but the first arm."""
+    heads = [found.span() for found in _INIT_HEAD.finditer(root.text)]
     for node in walk(root):
-        if node.type in ("preproc_if", "preproc_ifdef") and preprocessor.condition_truth(node) is not None:
-            head = node.child_by_field_name("condition") or node.child_by_field_name("name")
-            other = node.child_by_field_name("alternative")
-            end = node.children[-1]
-            if head is None or end.type != "#endif" or (other is not None and other.type != "preproc_else"):
-                continue
-            if preprocessor.condition_truth(node):
-                yield node.start_byte, head.end_byte
-                yield (other if other is not None else end).start_byte, end.end_byte
-            elif other is not None:
-                yield node.start_byte, other.start_byte + len("#else")
-                yield end.start_byte, end.end_byte
+        if node.type not in ("preproc_if", "preproc_ifdef"):
+            continue
+        known = preprocessor.condition_truth(node)
+        if known is None and not any(start < node.start_byte < end for start, end in heads):
+            continue
+        head = node.child_by_field_name("condition") or node.child_by_field_name("name")
+        other = node.child_by_field_name("alternative")
+        end = node.children[-1]
+        if head is None or end.type != "#endif" or (other is not None and other.type != "preproc_else"):
+            continue
+        if known is not False:
+            yield node.start_byte, head.end_byte
+            yield (other if other is not None else end).start_byte, end.end_byte
+        elif other is not None:
+            yield node.start_byte, other.start_byte + len("#else")
+            yield end.start_byte, end.end_byte
 
 
 def choose(entries: List[Entry], file: CFile, swig_files: List[CFile]) -> Entry:
