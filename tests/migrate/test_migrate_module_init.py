@@ -193,3 +193,11 @@ def test_no_place_for_the_include(migrator):
     (site,) = report.sites
     assert site.outcome.value == "needs a decision" and "where in" in site.reason and "does the include go?" in site.reason
     assert report.after == {}
+
+
+@pytest.mark.parametrize("name, text", [("x.h", b"#define Py_LIMITED_API 0x03060000\n"), ("setup.py", b"cflags += ['-DPy_LIMITED_API=0x03060000']\n")])
+def test_a_limited_API_that_is_too_old_is_told(migrator, name, text):
+    for data, told in ((text, 1), (text.replace(b"306", b"309"), 0)):
+        report = migrator.report({"a.c": CALLBACK + SINGLE, name: data})
+        notes = [note for note in report.notes if "Py_LIMITED_API is 0x03060000, and pep788.h needs 0x03090000" in note]
+        assert len(notes) == told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import re
 from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
@@ -13,6 +14,7 @@ from ..check import project as check_project
 from ..check.ctree import CFile, Event, Function, Kind, TooDeep, walk
 from ..check.model import Edit
 from ..check.model import Report as CheckReport
+from ..check.preprocessor import OLDEST
 from ..check.project import Project
 from ..check.sources import Item
 from . import edits, entry, macro_pair, pair
@@ -27,6 +29,8 @@ ELSEWHERE = {  # rules of the check whose sites are not pairs of PyGILState call
 }
 WORSE = ("P102", "P201", "P202", "P203")
 """What must not be found in a migrated function."""
+BUILD_FILES = ("setup.py", "setup.cfg", "pyproject.toml", "meson.build", "CMakeLists.txt")
+_LIMITED_API = re.compile(rb"Py_LIMITED_API\W{1,6}(0[xX][0-9a-fA-F]{1,8})\b")
 NOT_SEEN = "no call that was understood: not parsed, not compiled on CPython 3.9 and later, or the function's address"
 _ENSURE_OR_LITERAL = re.compile(
     rb"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|(?P<name>\bPyGILState_Ensure\b)", re.DOTALL
@@ -88,6 +92,8 @@ class Run:
         self.report.sites += self._others()
         self.report.sites.sort(key=lambda site: (site.span.path, site.span.start))
         self._edit()
+        if self.report.after and not self.options.native:
+            self.report.notes += self._old_limited_api()
         self.report.notes += [f"the decision for {name} fits no site" for name in self.decisions.unused]
         return self.report
 
@@ -152,6 +158,20 @@ class Run:
                     lines = lines or ctree._line_starts(item.data)
                     span = ctree.span_of(item.path, item.data, lines, at, found.end())
                     yield Site(span, "", Outcome.SKIPPED, NOT_SEEN)
+
+    def _old_limited_api(self) -> Iterator[str]:
+        """In the sources, and in what builds them: the header does not compile there."""
+        texts = {item.path: item.data for item in self.items.values()}
+        for folder in map(pathlib.Path, self.options.paths):
+            for name in BUILD_FILES:
+                if (folder / name).is_file():
+                    texts[(folder / name).as_posix()] = (folder / name).read_bytes()
+        for path, data in sorted(texts.items()):
+            for found in _LIMITED_API.finditer(data):
+                if int(found.group(1), 16) < OLDEST:
+                    value = found.group(1).decode()
+                    yield f"{path}: Py_LIMITED_API is {value}, and pep788.h needs 0x{OLDEST:08x} or newer: raise it"
+                    break
 
     # --- files
 
