@@ -171,6 +171,14 @@ ASKED = [
     ),
     pytest.param(
         {
+            "x.c": CALLBACK + SINGLE,
+            "slots.c": b"PyModuleDef_Slot slots[] = {{Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_SUPPORTED}};",
+        },
+        "x says that it supports several interpreters",
+        id="subinterpreters, in another file",
+    ),
+    pytest.param(
+        {
             "a.i": b"%{\n" + CALLBACK + b"%}\n",
             "b.i": b"%{\n" + CALLBACK + b"%}\n",
         },

@@ -41,6 +41,8 @@ class Entry:
     """None for SWIG, which writes the function itself."""
     returns: str
     """What it returns on failure."""
+    subinterpreters: bool = False
+    """Some module of the tree says that it supports several interpreters."""
 
     @property
     def name(self) -> str:
@@ -50,6 +52,8 @@ class Entry:
 def find(items: Iterable[Item]) -> List[Entry]:
     """The init functions written in C or C++."""
     found = []
+    items = list(items)
+    subinterpreters = any(SUPPORTS.search(item.data) for item in items)
     for item in items:
         if INIT.search(item.data) and item.suffix not in SWIG_SUFFIXES:
             try:
@@ -58,7 +62,8 @@ def find(items: Iterable[Item]) -> List[Entry]:
                 continue
             for function in file.functions:
                 if INIT.fullmatch(function.name.encode()):
-                    found.append(_entry(item, file, function))
+                    entry = _entry(item, file, function)
+                    found.append(dataclasses.replace(entry, subinterpreters=subinterpreters))
     return found
 
 
@@ -137,7 +142,7 @@ def choose(entries: List[Entry], file: CFile, swig_files: List[CFile]) -> Entry:
             f"where does {entry.module} run its own set-up? Its Py_mod_exec function is not in {entry.item.path}",
             'view = "EXPR" in the decisions file, for a view that you make and set up yourself',
         )
-    if SUPPORTS.search(entry.item.data):
+    if entry.subinterpreters:
         raise Asked(
             f"{entry.module} says that it supports several interpreters: which one is this callback for?",
             'view = "EXPR" in the decisions file: a PyInterpreterView * made with PyInterpreterView_FromCurrent where '

@@ -67,7 +67,7 @@ def _refuse_kind(project: Project, function: Function, ensure: Event) -> None:
     if embeds(function):
         raise Refused("the function starts or ends Python itself")
     if function.is_lambda:
-        raise Refused("a lambda: what it returns is not written down")
+        raise Refused("a lambda: what it returns need not be written down")
     if function.is_constructor:
         raise Refused("a constructor cannot report failure: keep a pep788::attached in the object and test it")
     if not project.pairs(function, ensure):
@@ -79,8 +79,10 @@ def _refuse_kind(project: Project, function: Function, ensure: Event) -> None:
 def _leave(function: Function, decision: Decision, decisions: Decisions) -> List[str]:
     """What runs on failure, as lines."""
     lines = [decision.before] if decision.before else []
-    if not function.returns_value:
+    if function.return_type == "void" or function.is_destructor:
         return [*lines, "return;"]
+    if not function.return_type:
+        raise Refused("what it returns is not written down")
     value = decisions.value(function)
     if value is None:
         name = shown_name(function)
