@@ -80,7 +80,7 @@ PACKAGES = (
     ),
     Package(
         "m2crypto", "0.51.0", "5428f6601086a8f5e41aa70248b3b983443e7badf263551c5104ba2ec0c9d955", "swig libssl-dev",
-        "src/SWIG", "src/SWIG", ".", ("-m", "unittest", "discover", "-v", "-t", ".", "-s", "tests"),
+        "src/SWIG", "src/SWIG", ".", ("-m", "pytest", "-v", *ALONE, "tests"),
     ),
     Package(
         "libvirt-python", "12.8.0", "ab24a102ebf99b913ddc3459031aa71a48b0b1cdbb0f423b4ea278052791ac8a", "libvirt-dev pkg-config",
