@@ -209,3 +209,13 @@ def test_a_limited_API_that_is_too_old_is_told(migrator, name, text):
         report = migrator.report({"a.c": CALLBACK + SINGLE, name: data})
         notes = [note for note in report.notes if "Py_LIMITED_API is 0x03060000, and pep788.h needs 0x03090000" in note]
         assert len(notes) == told
+
+
+def test_all_questions_at_once(migrator):
+    text = CALLBACK.replace(b"void on_event", b"int on_event").replace(
+        b"    PyGILState_Release(state);\n", b"    PyGILState_Release(state);\n    go_on();\n    return 0;\n"
+    )
+    (site,) = migrator.report({"x.c": text}).sites
+    for part in ("`go_on()` in line 9", "what does on_event return (int)", "where is the module's init function?"):
+        assert part in site.reason
+    assert {option.split(" ")[0] for option in site.options} == {"accept", "before", "skip", "--failure-value", "view"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import re
 from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
@@ -122,20 +123,21 @@ class Run:
         return [function for function in self.whole.functions if function.file is file]
 
     def _site(self, function: Function, ensure: Event) -> Site:
-        span = function.file.span(ensure.node)
-        path = function.file.path
-        module = self.modules.get(path)
-        view = self.decisions.view or (module.variable if module is not None else None)
+        kind = macro_pair.MacroPair if ensure.macro is not None else pair.Pair
         try:
-            kind = macro_pair.MacroPair if ensure.macro is not None else pair.Pair
+            view = functools.partial(self._view, function.file.path)
             site = pair.migrate(kind, self.whole, function, ensure, self.decisions, view)
-            site.needs_view = site.needs_view and not self.decisions.view
-            return site
         except NotMigrated as error:
-            asked = self.asked.get(path)
-            if asked is not None and error.reason == pair.NO_VIEW:
-                error = asked
-            return error.site(span, shown_name(function))
+            return error.site(function.file.span(ensure.node), shown_name(function))
+        site.needs_view = site.needs_view and not self.decisions.view
+        return site
+
+    def _view(self, path: str) -> str:
+        if self.decisions.view:
+            return self.decisions.view
+        if path in self.asked:
+            raise self.asked[path]
+        return self.modules[path].variable
 
     def _others(self) -> Iterator[Site]:
         for rule in registry.all_rules():

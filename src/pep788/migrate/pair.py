@@ -7,7 +7,7 @@ so what the rest of it would have done is looked at, too: what others may wait f
 from __future__ import annotations
 
 import re
-from typing import Iterator, List, Optional, Tuple, Type
+from typing import Callable, Iterator, List, Optional, Tuple, Type, TypeVar
 
 from ..check.ctree import Event, Function, Kind, Node, arguments, walk
 from ..check.flow import Flow
@@ -32,7 +32,7 @@ ENDS = re.compile(
 )
 ALLOCATES = re.compile(r"alloc|dup$|(?:^|_)(?:new|create|open)(?:_|$)", re.I)
 FREES = re.compile(r"free|delete|destroy|close", re.I)
-NO_VIEW = "where does the view come from?"
+T = TypeVar("T")
 _OF_PYTHON = re.compile(r"_?Py_?(?!Thread_|Mutex_)[A-Z]|Pep788_")
 
 
@@ -42,25 +42,35 @@ def migrate(
     function: Function,
     ensure: Event,
     decisions: Decisions,
-    view: Optional[str],
+    view: Callable[[], str],
 ) -> Site:
-    """The migrated site; raises NotMigrated. `view` is None where it is not known."""
+    """The migrated site; raises NotMigrated, with all questions at once. `view` gives the expression, or asks."""
     decision = decisions.of(function)
     if decision.skip:
         raise Refused(f"by decision: {decision.skip}")
     _refuse_kind(project, function, ensure)
     pair = kind(project, function, ensure)
     pair.refuse_unseen()
+    questions: List[Asked] = []
     if not decision.accept:
-        pair.ask_what_is_left_out()
-    leave = _leave(function, decision, decisions)
-    expression = decision.view or view
-    if expression is None:
-        raise Asked(NO_VIEW)
+        _or_ask(pair.ask_what_is_left_out, questions)
+    leave = _or_ask(lambda: _leave(function, decision, decisions), questions)
+    expression = decision.view or _or_ask(view, questions)
+    if questions or leave is None or expression is None:
+        options = dict.fromkeys(option for question in questions for option in question.options)
+        raise Asked(" And ".join(question.reason for question in questions), *options)
     notes = tuple(pair.notes())
     changes = tuple(pair.edits(expression, leave))
     span = function.file.span(ensure.node)
     return Site(span, shown_name(function), Outcome.MIGRATED, notes=notes, edits=changes, needs_view=not decision.view)
+
+
+def _or_ask(get: Callable[[], T], questions: List[Asked]) -> Optional[T]:
+    try:
+        return get()
+    except Asked as question:
+        questions.append(question)
+        return None
 
 
 def _refuse_kind(project: Project, function: Function, ensure: Event) -> None:
