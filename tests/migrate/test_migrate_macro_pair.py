@@ -78,7 +78,15 @@ def test_value(migrator):
     assert b"    if (s_ == NULL) {\n        return -1;\n    }\n" in after
 
 
+OTHER = """
+#ifndef THREADS
+#define BEGIN
+#endif
+"""
+
 SKIPPED = [
+    pytest.param(OTHER + PLAIN + USE, "BEGIN has another definition", id="two definitions"),
+    pytest.param(BLOCK + USE.replace("BEGIN;", "BEGIN; int count = 1;"), "a name would be declared twice", id="a name of the block"),
     pytest.param(PLAIN.replace("Ensure()", "Ensure(); g()") + USE, "it is more than a declaration", id="more"),
     pytest.param(PLAIN.replace("END Py", "END g(); Py") + USE, "END is more than PyGILState_Release", id="more at the end"),
     pytest.param(BLOCK.replace("START do", "START for (;;)") + USE, "START, in front of its block, is not known", id="a loop"),

@@ -7,7 +7,7 @@ for, if that is a declaration with the Ensure, and the Release, with at most a b
 from __future__ import annotations
 
 import re
-from typing import Iterator, List, Tuple
+from typing import Iterator, List, Set
 
 from ..check import ctree
 from ..check.ctree import Event, Function, Macro, Node
@@ -42,8 +42,15 @@ class MacroPair(Pair):
             raise self._refused(f"{word}, in front of its block, is not known")
         if self.macro.parameters is not None:
             raise self._refused("it has parameters")
+        for macro in {
+            id(m): m for m in (self.macro, *(r.macro for r in self.releases if r.macro is not None))
+        }.values():
+            if len(_definitions(self.project, macro.name)) > 1:
+                raise self._refused(f"{macro.name} has another definition")
         for release in self.releases:
             self._refuse_release(release)
+        if self.opening.group("block") and self._declares_twice():
+            raise self._refused("without its block a name would be declared twice")
         if re.search(rb"\b%b\b" % self.key.encode(), self.function.text):
             raise self._refused(f"its variable {self.key} is used in the function, too")
 
@@ -57,6 +64,13 @@ class MacroPair(Pair):
         alone = len(self.releases) == 1 and _block_of(release) == self.statement.parent
         if blocks[0] != blocks[1] or (blocks[0] and not alone):
             raise self._refused("the block that it opens is not closed beside it")
+
+    def _declares_twice(self) -> bool:
+        siblings = [node for node in self.statement.parent.named_children if node.type == "declaration"]
+        names = [name for node in siblings for name, _ in ctree.declared(self.file, node)]
+        if self.statement.parent == self.function.body:
+            names += self.function.parameters
+        return len(names) > len(set(names))
 
     def _refused(self, reason: str) -> Refused:
         line = self.macro.file.span(self.macro.node).line
@@ -99,10 +113,14 @@ def _macro(event: Event) -> Macro:
 
 def _is_block_word(project: Project, word: str) -> bool:
     """`do`, or a macro all of whose definitions are of that kind."""
-    bodies: Tuple[str, ...] = tuple(
-        re.sub(r"\s+", "", macro.body)
-        for file in project.files
-        for macro in ctree.definitions(file)
-        if macro.name == word
-    )
+    bodies = {body.replace(" ", "") for body in _definitions(project, word)}
     return word == "do" or (bool(bodies) and _BLOCK_WORDS.issuperset(bodies))
+
+
+def _definitions(project: Project, name: str) -> Set[str]:
+    """The replacements of a macro, empty ones too, in all arms that a supported version compiles."""
+    define = re.compile(rb"^[ \t]*#[ \t]*define[ \t]+%b\b((?:[^\n]*\\\r?\n)*[^\n]*)" % name.encode(), re.MULTILINE)
+    found = (match.group(1) for file in project.files for match in define.finditer(file.root.text))
+    return {
+        " ".join(body.decode("utf-8", "replace").replace("\\\n", " ").replace("\\\r", " ").split()) for body in found
+    }
