@@ -96,6 +96,7 @@ def test_apply_writes_into_a_clean_tree_only(run, tmp_path):
     assert (tmp_path / "x.c").read_text() == SOURCE
     git("add", "x.c")
     git("commit", "-q", "-m", "x")
+    assert "note: --apply copies pep788.h to third_party, too\n" in run("x.c", *ANSWER, "--vendor", "third_party")[2]
     (tmp_path / "x.c").chmod(0o640)
     status, out, err = run("x.c", *ANSWER, "--apply", "--vendor", "third_party")
     assert (status, out) == (0, "") and err.splitlines()[-1].endswith("; 1 file written")

@@ -171,6 +171,14 @@ ASKED = [
     ),
     pytest.param(
         {
+            "x.c": CALLBACK + SINGLE,
+            "slots.c": b"PyModuleDef_Slot slots[] = {{Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_SUPPORTED}};",
+        },
+        "x says that it supports several interpreters",
+        id="subinterpreters, in another file",
+    ),
+    pytest.param(
+        {
             "a.i": b"%{\n" + CALLBACK + b"%}\n",
             "b.i": b"%{\n" + CALLBACK + b"%}\n",
         },
@@ -193,3 +201,21 @@ def test_no_place_for_the_include(migrator):
     (site,) = report.sites
     assert site.outcome.value == "needs a decision" and "where in" in site.reason and "does the include go?" in site.reason
     assert report.after == {}
+
+
+@pytest.mark.parametrize("name, text", [("x.h", b"#define Py_LIMITED_API 0x03060000\n"), ("setup.py", b"cflags += ['-DPy_LIMITED_API=0x03060000']\n")])
+def test_a_limited_API_that_is_too_old_is_told(migrator, name, text):
+    for data, told in ((text, 1), (text.replace(b"306", b"309"), 0)):
+        report = migrator.report({"a.c": CALLBACK + SINGLE, name: data})
+        notes = [note for note in report.notes if "Py_LIMITED_API is 0x03060000, and pep788.h needs 0x03090000" in note]
+        assert len(notes) == told
+
+
+def test_all_questions_at_once(migrator):
+    text = CALLBACK.replace(b"void on_event", b"int on_event").replace(
+        b"    PyGILState_Release(state);\n", b"    PyGILState_Release(state);\n    go_on();\n    return 0;\n"
+    )
+    (site,) = migrator.report({"x.c": text}).sites
+    for part in ("`go_on()` in line 9", "what does on_event return (int)", "where is the module's init function?"):
+        assert part in site.reason
+    assert {option.split(" ")[0] for option in site.options} == {"accept", "before", "skip", "--failure-value", "view"}

@@ -8,21 +8,6 @@ import support
 SITES = [
     pytest.param(
         "x.c",
-        """
-        #define BEGIN PyGILState_STATE s_ = PyGILState_Ensure();
-        #define END PyGILState_Release(s_);
-        void f(void)
-        {
-            BEGIN
-            PyErr_Print();
-            END
-        }
-        """,
-        "through the macro BEGIN (",
-        id="a macro",
-    ),
-    pytest.param(
-        "x.c",
         "static PyGILState_STATE state;\nvoid f(void) { state = PyGILState_Ensure(); }\nvoid g(void) { PyGILState_Release(state); }\n",
         "it is released in another function",
         id="two functions",

@@ -132,3 +132,38 @@ def test_wrong_files_are_refused(migrator, tmp_path, toml, message):
     with pytest.raises(decisions.DecisionError) as error:
         decisions.load(path, ())
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, name",
+    [
+        ("on_event(void)\n{\n    PyGILState_STATE s = PyGILState_Ensure();\n    PyGILState_Release(s);\n}\n", "x.c"),
+        ("S::operator bool()\n{\n    PyGILState_STATE s = PyGILState_Ensure();\n    PyGILState_Release(s);\n    return x;\n}\n", "x.cpp"),
+    ],
+    ids=["int of old C", "conversion"],
+)
+def test_no_return_type(migrator, text, name):
+    report = migrator.report({name: "#include <Python.h>\nstatic int x;\n" + text}, 'view = "view"')
+    assert report.after == {}
+    assert [site.outcome.value for site in report.sites] == ["skipped"]
+
+
+def test_a_type_that_is_a_name_for_void(migrator):
+    text = "Nothing f(void)\n{\n    PyGILState_STATE s = PyGILState_Ensure();\n    PyGILState_Release(s);\n}\n"
+    migrator.asks(text, "what does f return (Nothing)")
+    assert b"        return;\n" in migrator.one(text, values=("f=",))[1]
+
+
+@pytest.mark.parametrize(
+    "before, reason",
+    [
+        ("auto x = [] { return 1; }();", "the result does not parse"),  # C++ in a C file
+        ("PyThreadStateToken *t = PyThreadState_EnsureFromView(v);", "on_event would have a P20"),
+    ],
+)
+def test_what_makes_the_result_worse_fails(migrator, before, reason):
+    toml = f"view = 'view'\n[callbacks.on_event]\nvalue = '-1'\nbefore = '{before}'"
+    good = "\nvoid good(void)\n{\n    PyGILState_STATE s = PyGILState_Ensure();\n    PyGILState_Release(s);\n}\n"
+    report = migrator.report({"x.c": "#include <Python.h>\n" + BEFORE, "y.c": "#include <Python.h>\n" + good}, toml)
+    assert [(site.outcome.value, site.reason.startswith(reason)) for site in report.sites] == [("failed", True), ("migrated", False)]
+    assert [path.rsplit("/", 1)[-1] for path in report.after] == ["y.c"]

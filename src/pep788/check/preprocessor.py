@@ -8,7 +8,7 @@ from typing import Any, List, Optional, Tuple
 Node = Any
 
 OLDEST = 0x03090000
-ALWAYS_DEFINED = frozenset({"WITH_THREAD", "PY_MAJOR_VERSION", "PY_VERSION_HEX", "Py_PYTHON_H"})
+ALWAYS_DEFINED = frozenset({"WITH_THREAD", "PY_MAJOR_VERSION", "PY_MINOR_VERSION", "PY_VERSION_HEX", "Py_PYTHON_H"})
 CONDITIONALS = frozenset({"preproc_if", "preproc_ifdef", "preproc_elif", "preproc_elifdef"})
 
 
@@ -56,6 +56,8 @@ def _bounds(node: Node) -> Optional[Tuple[int, int]]:
     name = node.text.decode("utf-8", "replace")
     if name == "PY_MAJOR_VERSION":
         return 3, 3
+    if name == "PY_MINOR_VERSION":
+        return OLDEST >> 16 & 0xFF, 0xFF
     return (OLDEST, 0x7FFFFFFF) if name == "PY_VERSION_HEX" else None
 
 

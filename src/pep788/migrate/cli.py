@@ -89,15 +89,18 @@ def _run(options: argparse.Namespace) -> int:
 
     try:
         known = decisions.load(_decisions_file(options.decisions), options.failure_value)
-        report = engine.migrate(
-            engine.Options(tuple(options.paths), tuple(options.exclude), options.vendor, options.min_python), known
+        engine_options = engine.Options(
+            tuple(options.paths), tuple(options.exclude), options.vendor, options.min_python
         )
+        report = engine.migrate(engine_options, known)
         if options.apply and report.after:
             if not options.allow_dirty:
                 writing.refuse_dirty(list(report.after))
-            copied = _vendored(options.vendor) if options.vendor else []
+            copied = _vendored(options.vendor) if options.vendor and not engine_options.native else []
             writing.write(report)
             report.notes += [f"wrote {path}" for path in copied]
+        elif options.vendor and report.after and not engine_options.native:
+            report.notes.append(f"--apply copies {vendor.HEADER_NAME} to {options.vendor}, too")
     except (decisions.DecisionError, sources.SourceError, writing.NotWritten, vendor.VendorError) as error:
         return _fail(str(error))
     written = bool(options.apply and report.after)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import pathlib
 import re
 from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
@@ -13,9 +15,10 @@ from ..check import project as check_project
 from ..check.ctree import CFile, Event, Function, Kind, TooDeep, walk
 from ..check.model import Edit
 from ..check.model import Report as CheckReport
+from ..check.preprocessor import OLDEST
 from ..check.project import Project
 from ..check.sources import Item
-from . import edits, entry, pair
+from . import edits, entry, macro_pair, pair
 from .decisions import Decisions
 from .model import NotMigrated, Outcome, Report, Site, View, Worse, shown_name
 
@@ -27,6 +30,8 @@ ELSEWHERE = {  # rules of the check whose sites are not pairs of PyGILState call
 }
 WORSE = ("P102", "P201", "P202", "P203")
 """What must not be found in a migrated function."""
+BUILD_FILES = ("setup.py", "setup.cfg", "pyproject.toml", "meson.build", "CMakeLists.txt")
+_LIMITED_API = re.compile(rb"Py_LIMITED_API\W{1,6}(0[xX][0-9a-fA-F]{1,8})\b")
 NOT_SEEN = "no call that was understood: not parsed, not compiled on CPython 3.9 and later, or the function's address"
 _ENSURE_OR_LITERAL = re.compile(
     rb"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|(?P<name>\bPyGILState_Ensure\b)", re.DOTALL
@@ -89,17 +94,15 @@ class Run:
         self.report.sites += self._others()
         self.report.sites.sort(key=lambda site: (site.span.path, site.span.start))
         self._edit()
+        if self.report.after and not self.options.native:
+            self.report.notes += self._old_limited_api()
         self.report.notes += [f"the decision for {name} fits no site" for name in self.decisions.unused]
         return self.report
 
     # --- sites
 
     def _find_modules(self) -> None:
-        with_sites = [
-            file
-            for file in self.whole.files
-            if any(event.macro is None for f in self._functions(file) for event in f.of(Kind.ENSURE))
-        ]
+        with_sites = [file for file in self.whole.files if any(f.of(Kind.ENSURE) for f in self._functions(file))]
         if self.decisions.view:
             return
         entries = entry.find(self.items.values())
@@ -121,19 +124,21 @@ class Run:
         return [function for function in self.whole.functions if function.file is file]
 
     def _site(self, function: Function, ensure: Event) -> Site:
-        span = function.file.span(ensure.node)
-        path = function.file.path
-        module = self.modules.get(path)
-        view = self.decisions.view or (module.variable if module is not None else None)
+        kind = macro_pair.MacroPair if ensure.macro is not None else pair.Pair
         try:
-            site = pair.migrate(self.whole, function, ensure, self.decisions, view)
-            site.needs_view = site.needs_view and not self.decisions.view
-            return site
+            view = functools.partial(self._view, function.file.path)
+            site = pair.migrate(kind, self.whole, function, ensure, self.decisions, view)
         except NotMigrated as error:
-            asked = self.asked.get(path)
-            if asked is not None and error.reason == pair.NO_VIEW:
-                error = asked
-            return error.site(span, shown_name(function))
+            return error.site(function.file.span(ensure.node), shown_name(function))
+        site.needs_view = site.needs_view and not self.decisions.view
+        return site
+
+    def _view(self, path: str) -> str:
+        if self.decisions.view:
+            return self.decisions.view
+        if path in self.asked:
+            raise self.asked[path]
+        return self.modules[path].variable
 
     def _others(self) -> Iterator[Site]:
         for rule in registry.all_rules():
@@ -156,6 +161,20 @@ class Run:
                     lines = lines or ctree._line_starts(item.data)
                     span = ctree.span_of(item.path, item.data, lines, at, found.end())
                     yield Site(span, "", Outcome.SKIPPED, NOT_SEEN)
+
+    def _old_limited_api(self) -> Iterator[str]:
+        """In the sources, and in what builds them: the header does not compile there."""
+        texts = {item.path: item.data for item in self.items.values()}
+        for folder in map(pathlib.Path, self.options.paths):
+            for name in BUILD_FILES:
+                if (folder / name).is_file():
+                    texts[(folder / name).as_posix()] = (folder / name).read_bytes()
+        for path, data in sorted(texts.items()):
+            for found in _LIMITED_API.finditer(data):
+                if int(found.group(1), 16) < OLDEST:
+                    value = found.group(1).decode()
+                    yield f"{path}: Py_LIMITED_API is {value}, and pep788.h needs 0x{OLDEST:08x} or newer: raise it"
+                    break
 
     # --- files
 

@@ -21,6 +21,7 @@ from . import edits
 from .model import Asked
 
 INIT = re.compile(rb"\bPyInit_\w+")
+_INIT_HEAD = re.compile(rb"\bPyMODINIT_FUNC\b[^{};]*\{")
 HEADER = "pep788.h"
 NATIVE = (3, 15)
 _HEADERS = (".h", ".hh", ".hpp", ".hxx", ".h++", ".inl", ".inc")
@@ -40,6 +41,8 @@ class Entry:
     """None for SWIG, which writes the function itself."""
     returns: str
     """What it returns on failure."""
+    subinterpreters: bool = False
+    """Some module of the tree says that it supports several interpreters."""
 
     @property
     def name(self) -> str:
@@ -49,6 +52,8 @@ class Entry:
 def find(items: Iterable[Item]) -> List[Entry]:
     """The init functions written in C or C++."""
     found = []
+    items = list(items)
+    subinterpreters = any(SUPPORTS.search(item.data) for item in items)
     for item in items:
         if INIT.search(item.data) and item.suffix not in SWIG_SUFFIXES:
             try:
@@ -57,7 +62,8 @@ def find(items: Iterable[Item]) -> List[Entry]:
                 continue
             for function in file.functions:
                 if INIT.fullmatch(function.name.encode()):
-                    found.append(_entry(item, file, function))
+                    entry = _entry(item, file, function)
+                    found.append(dataclasses.replace(entry, subinterpreters=subinterpreters))
     return found
 
 
@@ -86,20 +92,26 @@ def _parsed(item: Item) -> CFile:
 
 
 def _decided(root: Node) -> Iterator[Tuple[int, int]]:
-    """Directives and the arms that no supported version compiles."""
+    """Directives and arms to leave out: what no supported version compiles, and in the head of an init function, where
+    only the name depends on it, all but the first arm."""
+    heads = [found.span() for found in _INIT_HEAD.finditer(root.text)]
     for node in walk(root):
-        if node.type in ("preproc_if", "preproc_ifdef") and preprocessor.condition_truth(node) is not None:
-            head = node.child_by_field_name("condition") or node.child_by_field_name("name")
-            other = node.child_by_field_name("alternative")
-            end = node.children[-1]
-            if head is None or end.type != "#endif" or (other is not None and other.type != "preproc_else"):
-                continue
-            if preprocessor.condition_truth(node):
-                yield node.start_byte, head.end_byte
-                yield (other if other is not None else end).start_byte, end.end_byte
-            elif other is not None:
-                yield node.start_byte, other.start_byte + len("#else")
-                yield end.start_byte, end.end_byte
+        if node.type not in ("preproc_if", "preproc_ifdef"):
+            continue
+        known = preprocessor.condition_truth(node)
+        if known is None and not any(start < node.start_byte < end for start, end in heads):
+            continue
+        head = node.child_by_field_name("condition") or node.child_by_field_name("name")
+        other = node.child_by_field_name("alternative")
+        end = node.children[-1]
+        if head is None or end.type != "#endif" or (other is not None and other.type != "preproc_else"):
+            continue
+        if known is not False:
+            yield node.start_byte, head.end_byte
+            yield (other if other is not None else end).start_byte, end.end_byte
+        elif other is not None:
+            yield node.start_byte, other.start_byte + len("#else")
+            yield end.start_byte, end.end_byte
 
 
 def choose(entries: List[Entry], file: CFile, swig_files: List[CFile]) -> Entry:
@@ -130,7 +142,7 @@ def choose(entries: List[Entry], file: CFile, swig_files: List[CFile]) -> Entry:
             f"where does {entry.module} run its own set-up? Its Py_mod_exec function is not in {entry.item.path}",
             'view = "EXPR" in the decisions file, for a view that you make and set up yourself',
         )
-    if SUPPORTS.search(entry.item.data):
+    if entry.subinterpreters:
         raise Asked(
             f"{entry.module} says that it supports several interpreters: which one is this callback for?",
             'view = "EXPR" in the decisions file: a PyInterpreterView * made with PyInterpreterView_FromCurrent where '

@@ -7,7 +7,7 @@ so what the rest of it would have done is looked at, too: what others may wait f
 from __future__ import annotations
 
 import re
-from typing import Iterator, List, Optional, Tuple
+from typing import Callable, Iterator, List, Optional, Tuple, Type, TypeVar
 
 from ..check.ctree import Event, Function, Kind, Node, arguments, walk
 from ..check.flow import Flow
@@ -32,41 +32,52 @@ ENDS = re.compile(
 )
 ALLOCATES = re.compile(r"alloc|dup$|(?:^|_)(?:new|create|open)(?:_|$)", re.I)
 FREES = re.compile(r"free|delete|destroy|close", re.I)
-NO_VIEW = "where does the view come from?"
+T = TypeVar("T")
 _OF_PYTHON = re.compile(r"_?Py_?(?!Thread_|Mutex_)[A-Z]|Pep788_")
 
 
-def migrate(project: Project, function: Function, ensure: Event, decisions: Decisions, view: Optional[str]) -> Site:
-    """The migrated site; raises NotMigrated. `view` is None where it is not known."""
-    _refuse_kind(project, function, ensure)
+def migrate(
+    kind: "Type[Pair]",
+    project: Project,
+    function: Function,
+    ensure: Event,
+    decisions: Decisions,
+    view: Callable[[], str],
+) -> Site:
+    """The migrated site; raises NotMigrated, with all questions at once. `view` gives the expression, or asks."""
     decision = decisions.of(function)
     if decision.skip:
         raise Refused(f"by decision: {decision.skip}")
-    pair = Pair(project, function, ensure)
+    _refuse_kind(project, function, ensure)
+    pair = kind(project, function, ensure)
     pair.refuse_unseen()
+    questions: List[Asked] = []
     if not decision.accept:
-        pair.ask_what_is_left_out()
-    leave = _leave(function, decision, decisions)
-    expression = decision.view or view
-    if expression is None:
-        raise Asked(NO_VIEW)
+        _or_ask(pair.ask_what_is_left_out, questions)
+    leave = _or_ask(lambda: _leave(function, decision, decisions), questions)
+    expression = decision.view or _or_ask(view, questions)
+    if questions or leave is None or expression is None:
+        options = dict.fromkeys(option for question in questions for option in question.options)
+        raise Asked(" And ".join(question.reason for question in questions), *options)
     notes = tuple(pair.notes())
     changes = tuple(pair.edits(expression, leave))
     span = function.file.span(ensure.node)
     return Site(span, shown_name(function), Outcome.MIGRATED, notes=notes, edits=changes, needs_view=not decision.view)
 
 
+def _or_ask(get: Callable[[], T], questions: List[Asked]) -> Optional[T]:
+    try:
+        return get()
+    except Asked as question:
+        questions.append(question)
+        return None
+
+
 def _refuse_kind(project: Project, function: Function, ensure: Event) -> None:
-    if ensure.macro is not None:
-        macro = ensure.macro
-        line = macro.file.span(macro.node).line
-        raise Refused(
-            f"through the macro {macro.name} ({macro.file.path}:{line}): what to do on failure differs per use"
-        )
     if embeds(function):
         raise Refused("the function starts or ends Python itself")
     if function.is_lambda:
-        raise Refused("a lambda: what it returns is not written down")
+        raise Refused("a lambda: what it returns need not be written down")
     if function.is_constructor:
         raise Refused("a constructor cannot report failure: keep a pep788::attached in the object and test it")
     if not project.pairs(function, ensure):
@@ -78,8 +89,10 @@ def _refuse_kind(project: Project, function: Function, ensure: Event) -> None:
 def _leave(function: Function, decision: Decision, decisions: Decisions) -> List[str]:
     """What runs on failure, as lines."""
     lines = [decision.before] if decision.before else []
-    if not function.returns_value:
+    if function.return_type == "void" or function.is_destructor:
         return [*lines, "return;"]
+    if not function.return_type:
+        raise Refused("what it returns is not written down")
     value = decisions.value(function)
     if value is None:
         name = shown_name(function)
@@ -102,7 +115,7 @@ class Pair:
         self.key = ensure.key
         self.releases = project.pairs(function, ensure)
         self.flows: List[Flow] = project.flows(function)
-        self.statement = _statement_of(ensure.node)
+        self.statement = statement_of(ensure.node)
 
     # --- what must hold
 
@@ -183,23 +196,22 @@ class Pair:
         return [at for at in places if not any(start <= at < end for start, end in apart)]
 
     def _refuse_place(self) -> None:
-        node, parent = self.ensure.node, self.ensure.node.parent
-        if parent.type == "init_declarator":
-            fits = parent.child_by_field_name("value") == node and parent.parent.parent == self.statement.parent
-        else:
-            left = parent.child_by_field_name("left") if parent.type == "assignment_expression" else None
-            fits = left is not None and left.type == "identifier" and parent.parent == self.statement
-            fits = fits and parent.children[1].type == "="
-        if not fits or self.statement.type not in ("declaration", "expression_statement"):
+        if not self._fits_place():
             raise Refused("PyGILState_Ensure is part of a larger expression")
         block = self.statement.parent
         while block is not None and block.type == "compound_statement" and block != self.function.body:
             block = block.parent
         if block != self.function.body:
             raise Refused("PyGILState_Ensure depends on a condition or is in a loop")
-        if b"\n" in self.file.data[self.statement.start_byte : self.statement.end_byte].replace(b"\r\n", b"\n").strip():
-            if self.file.data[self.statement.start_byte : self.statement.end_byte].count(b"//"):
-                raise Refused("a comment is in the middle of the statement")
+
+    def _fits_place(self) -> bool:
+        """It is all that its statement does: initializes the variable or is assigned to it."""
+        node, parent = self.ensure.node, self.ensure.node.parent
+        if parent.type == "init_declarator":
+            return bool(parent.child_by_field_name("value") == node and parent.parent == self.statement)
+        if parent.type != "assignment_expression" or parent.children[1].type != "=":
+            return False
+        return bool(parent.child_by_field_name("left").type == "identifier" and parent.parent == self.statement)
 
     def _refuse_paths(self, flow: Flow) -> None:
         site = self.ensure.start
@@ -209,7 +221,7 @@ class Pair:
             if event.start in {release.start for release in self.releases}:
                 if not all(any(r.site == site for r in state.held) for state in states):
                     line = self.file.span(event.node).line
-                    raise Refused(f"the PyGILState_Release in line {line} is also reached without PyGILState_Ensure")
+                    raise Refused(f"PyGILState_Release in line {line} may also be reached without PyGILState_Ensure")
         if any(r.site == site for exit in flow.exits for state in exit.states for r in state.held):
             raise Refused("a path leaves the function without PyGILState_Release")
 
@@ -271,7 +283,7 @@ class Pair:
     def _after_release(self) -> Iterator[Node]:
         """What has an effect between a Release and the end of the function."""
         for release in self.releases:
-            for node in self._following(_statement_of(release.node)):
+            for node in self._following(statement_of(release.node)):
                 for part in walk(node):
                     if part.type in ("call_expression", "delete_expression", "throw_statement", "new_expression"):
                         yield part
@@ -359,7 +371,7 @@ class Pair:
         return Edit(at, at, "".join(line_end + line for line in edits.indented(lines, indent, level)))
 
 
-def _statement_of(node: Node) -> Node:
+def statement_of(node: Node) -> Node:
     while node.parent is not None and node.parent.type not in (
         "compound_statement", "if_statement", "else_clause", "while_statement", "do_statement", "for_statement",
         "case_statement", "labeled_statement", "for_range_loop", "switch_statement",
