@@ -33,8 +33,8 @@ def threads():
     return len(os.listdir("/proc/self/task"))
 """
 # Enough to come to any stage on a loaded machine.
-WATCHED = SET_UP + "pep788.watchdog(0.5, abort_after=0.5)\n"
-ENV = {"PEP788_WATCHDOG": "0.5", "PEP788_WATCHDOG_ABORT_AFTER": "0.5"}
+WATCHED = SET_UP + "pep788.watchdog(1.0, abort_after=1.0)\n"
+ENV = {"PEP788_WATCHDOG": "1.0", "PEP788_WATCHDOG_ABORT_AFTER": "1.0"}
 
 
 def aborted(result: support.Result) -> str:
