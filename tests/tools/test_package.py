@@ -153,8 +153,7 @@ def test_collected_guard_is_closed(python):
 def test_unreachable_cycle_of_a_live_daemon_thread_does_not_hold(python, collector):
     result = python(f"""
         import gc, threading, pep788
-        if {collector!r} == "disabled":
-            gc.disable()
+        gc.disable()                # until the guard has been counted
         leaked, never = threading.Event(), threading.Event()
         def leak():
             guard = pep788.guard()
@@ -168,6 +167,8 @@ def test_unreachable_cycle_of_a_live_daemon_thread_does_not_hold(python, collect
         threading.Thread(target=work, daemon=True).start()
         leaked.wait()
         print(pep788.guard_count())
+        if {collector!r} == "enabled":
+            gc.enable()
     """).check()
     assert result.out == "1\n"
     assert result.err == ""
