@@ -25,6 +25,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Pure Python, which another column of the same version tests: the build and the implementation make no difference.
+collect_ignore = ["check", "migrate"] if support.DEBUG_BUILD or support.ALWAYS else []
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     which = "native" if support.NATIVE else "pep788.h (PEP788_ALWAYS)" if support.ALWAYS else "pep788.h"
     build = ("debug " if support.DEBUG_BUILD else "") + ("free-threaded " if support.FREE_THREADED else "")
