@@ -25,8 +25,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Pure Python, which another column of the same version tests: the build and the implementation make no difference.
-collect_ignore = ["check", "migrate"] if support.DEBUG_BUILD or support.ALWAYS else []
+# Tools, which another column of the same version tests: the build and the implementation make no difference to them.
+TOOLS = ["check", "migrate", "tools/test_stress.py", "tools/test_stress_programs.py"]
+collect_ignore = TOOLS if support.DEBUG_BUILD or support.ALWAYS else []
 
 
 def pytest_report_header(config: pytest.Config) -> str:
