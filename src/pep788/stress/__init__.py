@@ -246,8 +246,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         parser.error(f"--compare needs two commands, each after --; got {len(commands)}")
     if not commands or not all(commands):
         parser.error("say what to run, after --: pep788 stress -- python app.py")
-    if not options.compare and len(commands) == 2:  # a -- of the program's own
-        commands = [[*commands[0], "--", *commands[1]]]
     for words in commands:
         if options.pythons and options.embed:
             parser.error("--python cannot be had with --embed: the program has its interpreter inside")

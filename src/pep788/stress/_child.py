@@ -81,16 +81,15 @@ class Child:
     def poll(self, wanted: _stacks.Wanted) -> Optional[Ended]:
         """The result, or None as long as it runs.  ``wanted`` says of which crashes the stacks are still of use."""
         self._output.read()
-        over = self._is_over()
-        records = self._records()
-        if not over:
-            self._look_at_crashes(records, wanted)
-            why = self._why_hung(records)
+        if not self._is_over():
+            heads = self._records(head=True)
+            self._look_at_crashes(heads, wanted)
+            why = self._why_hung(heads)
             if not why:
                 return None
             self._hung = why
-            self._look_at_hang(records, wanted)
-            records = self._records()
+            self._look_at_hang(heads, wanted)
+        records = self._records()
         over_ns = time.monotonic_ns()
         self.kill()
         pythons = tuple(sorted((record for record in records if record.python), key=lambda record: record.begin_ns))
@@ -124,21 +123,19 @@ class Child:
             return self._process.poll() is not None
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
-    def _records(self) -> list[Record]:
-        found = []
-        for path in self._folder.iterdir():
-            record = _record.read(path)
-            if record is not None:
-                found.append(record)
-        return found
+    def _records(self, head: bool = False) -> list[Record]:
+        found = (_record.read(path, head) for path in self._folder.iterdir())
+        return [record for record in found if record is not None]
 
-    def _look_at_crashes(self, records: Sequence[Record], wanted: _stacks.Wanted) -> None:
-        for record in records:
-            if record.crash_ready and record.pid not in self._looked:
-                self._looked.add(record.pid)
-                if wanted.crash(record):
+    def _look_at_crashes(self, heads: Sequence[Record], wanted: _stacks.Wanted) -> None:
+        for head in heads:
+            if head.crash_ready and head.pid not in self._looked:
+                self._looked.add(head.pid)
+                path = self._folder / str(head.pid)
+                record = _record.read(path)
+                if record is not None and wanted.crash(record):
                     self._stacks = _stacks.collect(record.pid, record.crash_thread)
-                _record.release(self._folder / str(record.pid))
+                _record.release(path)
 
     def _why_hung(self, records: Sequence[Record]) -> str:
         now_ns = time.monotonic_ns()
@@ -166,7 +163,7 @@ class Child:
         try:
             _record.release(path)
             os.kill(hung.pid, signal.SIGABRT)
-        except (ProcessLookupError, PermissionError, OSError):
+        except OSError:  # it has just ended
             return
         end = time.monotonic() + DUMP_SECONDS
         while time.monotonic() < end and not self._is_over():

@@ -147,19 +147,18 @@ def timeline(record: Record, over_ns: int) -> str:
     shown = lanes[:LANES]
     height = 30 + LANE * (len(shown) + 1)
     parts = []
-    for name, start, stop in stages:
-        number = STAGES.index(name)
+    for number, start, stop in stages:
         parts.append(
             f'<rect x="{x(start)}" y="0" width="{max(0.5, x(stop) - x(start)):.1f}" height="{height - 22}" '
-            f'fill="{STAGE_COLOURS[number]}"><title>{_text(name)}: {start:.4f} to {stop:.4f} s</title></rect>'
+            f'fill="{STAGE_COLOURS[number]}"><title>{_text(STAGES[number])}: {start:.4f} to {stop:.4f} s</title></rect>'
         )
     parts.append(f'<text x="0" y="15">stage</text><text x="0" y="{height - 4}">seconds</text>')
     parts += [
         f'<text x="{x(at)}" y="{height - 4}" text-anchor="{anchor}">{at:.3f}</text>'
         for at, anchor in ((begin, "start"), (end, "end"))
     ]
-    for number, (thread, first, last, kind) in enumerate(shown):
-        y = LANE * (number + 1)
+    for lane, (thread, first, last, kind) in enumerate(shown, start=1):
+        y = LANE * lane
         word = THREAD_WORDS.get(kind, "there at the end")
         colour = THREAD_COLOURS.get(kind, "#475569")
         begins, ends = x(first), x(last if kind in (ENDED, KILLED, CRASHED) else end)
@@ -171,14 +170,14 @@ def timeline(record: Record, over_ns: int) -> str:
             parts.append(f'<circle cx="{x(last)}" cy="{y + 9.5}" r="5" fill="{colour}"/>')
         parts.append(f'<text x="{min(ends + 9, WIDTH - 110)}" y="{y + 13}">{word}</text>')
     more = f"<p>{len(lanes) - LANES} more threads.</p>" if len(lanes) > LANES else ""
-    used = [(STAGE_COLOURS[STAGES.index(name)], name) for name, _, _ in stages]
+    used = [(STAGE_COLOURS[number], STAGES[number]) for number, _, _ in stages]
     return (
         f'<svg viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img" aria-label="timeline of the sample">'
         f"{''.join(parts)}</svg>{more}{_legend(used)}"
     )
 
 
-def _ending(stages: Sequence[tuple[str, float, float]]) -> float:
+def _ending(stages: Sequence[tuple[int, float, float]]) -> float:
     return stages[1][1] if len(stages) > 1 else 0.0
 
 

@@ -84,16 +84,21 @@ class Record:
         return min((ns for ns in self.stage_ns[1:] if ns), default=0)
 
 
-def read(path: pathlib.Path) -> Optional[Record]:
-    """Read the record, or None for a file that is not complete yet."""
-    data = path.read_bytes()
+def read(path: pathlib.Path, head: bool = False) -> Optional[Record]:
+    """Read the record, or None for a file that is not complete yet.
+
+    ``head``: without frames, losses and events, for who looks often.
+    """
+    with path.open("rb") as file:
+        data = file.read(_HEAD.size if head else SIZE)
     if len(data) < _HEAD.size or not data.startswith(MAGIC):
         return None
     data = data.ljust(SIZE, b"\0")  # without a probe there is only the head
-    head = _HEAD.unpack_from(data)
-    _, pid, version, stage, probed = head[:5]
-    stage_ns, begin_ns = head[5:13], head[13]
-    signal, thread, _, ready, events, losses = head[14:]
+    fields = _HEAD.unpack_from(data)
+    _, pid, version, stage, probed = fields[:5]
+    stage_ns, begin_ns = fields[5:13], fields[13]
+    signal, thread, _, ready = fields[14:18]
+    events, losses = (0, 0) if head else fields[18:]
     return Record(
         pid=pid,
         python=f"{version >> 24}.{version >> 16 & 255}.{version >> 8 & 255}" if version else "",

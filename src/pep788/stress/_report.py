@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence
 
 from . import _stats, _verdict
+from ._record import STAGES
 from ._runner import Cell, Group, Plan
 from ._verdict import OK, VERDICTS
 
@@ -216,7 +217,10 @@ def _cell(cell: Cell) -> dict[str, object]:
                     "status": group.sample.status,
                     "stderr": group.sample.stderr,
                     "stacks": group.sample.stacks,
-                    "stages": [_verdict.stages(record, group.sample.over_ns) for record in group.sample.records],
+                    "stages": [
+                        [(STAGES[stage], *times) for stage, *times in _verdict.stages(record, group.sample.over_ns)]
+                        for record in group.sample.records
+                    ],
                     "lost_threads": [
                         dataclasses.asdict(loss) for record in group.sample.records for loss in record.losses
                     ],

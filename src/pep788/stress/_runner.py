@@ -12,12 +12,10 @@ from typing import Callable, Optional
 
 from . import _verdict
 from ._child import Child, Ended, Limits
-from ._record import Record
+from ._stacks import Wanted
 from ._verdict import OK, Failure
 
 POLL_SECONDS = 0.005
-SAMPLES = 1
-"""Stacks collected a group: a debugger takes seconds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +100,7 @@ class Runner:
     def fill(self, cell: Cell) -> None:
         """Do all runs of a cell.  OSError if the command cannot be started."""
         no_core_files()
-        wanted = _Wanted(self._plan.stacks)
+        wanted = Wanted(self._plan.stacks)
         with concurrent.futures.ThreadPoolExecutor(self._plan.jobs) as pool:
             seeds = range(self._plan.seed, self._plan.seed + self._plan.runs)
             futures = [pool.submit(self._one, cell, seed, wanted) for seed in seeds]
@@ -115,7 +113,7 @@ class Runner:
                     future.cancel()
                 raise
 
-    def _one(self, cell: Cell, seed: int, wanted: _Wanted) -> None:
+    def _one(self, cell: Cell, seed: int, wanted: Wanted) -> None:
         if self._stopped.is_set():
             return
         plan = self._plan
@@ -137,7 +135,7 @@ class Runner:
             verdict=failure.verdict if failure else OK,
             seconds=ended.seconds,
             lost=_verdict.threads_lost(ended),
-            seen=_verdict.is_seen(ended),
+            seen=bool(ended.records),
         )
         with self._lock:
             cell.runs.append(run)
@@ -154,28 +152,6 @@ class Runner:
 def _tells_more(failure: Failure, ended: Ended, group: Group) -> bool:
     mine = (bool(ended.stacks), bool(failure.frames))
     return mine > (bool(group.sample.stacks), bool(group.failure.frames))
-
-
-class _Wanted:
-    """Remembers of which failures there are stacks already."""
-
-    def __init__(self, stacks: bool) -> None:
-        self._stacks = stacks
-        self._lock = threading.Lock()
-        self._seen: dict[tuple[object, ...], int] = {}
-
-    def crash(self, record: Record) -> bool:
-        return self._is_new((record.crash_signal, *_verdict.top(record.crash_frames)[: _verdict.TOP_FRAMES]))
-
-    def hang(self, record: Record) -> bool:
-        return self._is_new(("hang", record.stage))
-
-    def _is_new(self, key: tuple[object, ...]) -> bool:
-        if not self._stacks:
-            return False
-        with self._lock:
-            self._seen[key] = self._seen.get(key, 0) + 1
-            return self._seen[key] <= SAMPLES
 
 
 def no_core_files() -> None:

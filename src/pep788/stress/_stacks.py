@@ -12,20 +12,51 @@ import re
 import shutil
 import subprocess
 import sys
-from typing import Protocol
+import threading
+from collections.abc import Sequence
 
 from ._record import Record
 
 SECONDS = 60.0
 LIMIT = 100_000
+TOP_FRAMES = 4
+"""As many frames tell one failure from another."""
+
+_SIGNAL_FRAMES = re.compile(
+    r"^(on_fatal|faulthandler\w*|raise|gsignal|abort|pthread_kill|__pthread_kill\w*|__restore_rt|killpg|kill) "
+)
+_UNWINDER = re.compile(r"\? \((libc|ld-musl)|.*\((libgcc_s|libstdc\+\+|libc\+\+)|pthread_exit ")
 
 
-class Wanted(Protocol):
-    """Whether the stacks of this process would tell anything new."""
+def top(frames: Sequence[str]) -> tuple[str, ...]:
+    """The frames below those of the probe and of the handling of a signal."""
+    last = max((at for at, frame in enumerate(frames[:12]) if _SIGNAL_FRAMES.match(frame)), default=-1)
+    below = [frame for frame in frames[last + 1 :] if "(_probe" not in frame]
+    while below and _UNWINDER.match(below[0]):
+        below.pop(0)
+    named = next((at for at, frame in enumerate(below) if not frame.startswith("? ")), 0)
+    return tuple(below[named:])
 
-    def crash(self, record: Record) -> bool: ...
 
-    def hang(self, record: Record) -> bool: ...
+class Wanted:
+    """Whether the stacks of a process would tell anything new; ``stacks``: whether any are wanted at all."""
+
+    def __init__(self, stacks: bool) -> None:
+        self._stacks = stacks
+        self._lock = threading.Lock()
+        self._seen: set[tuple[object, ...]] = set()
+
+    def crash(self, record: Record) -> bool:
+        return self._is_new((record.crash_signal, *top(record.crash_frames)[:TOP_FRAMES]))
+
+    def hang(self, record: Record) -> bool:
+        return self._is_new(("hang", record.stage))
+
+    def _is_new(self, key: tuple[object, ...]) -> bool:
+        with self._lock:
+            new = self._stacks and key not in self._seen
+            self._seen.add(key)
+            return new
 
 
 def collect(pid: int, thread: int) -> str:

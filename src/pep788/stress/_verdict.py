@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 import signal
-from collections.abc import Sequence
 from typing import Optional
 
-from . import _record
 from ._child import Ended
 from ._record import KILLED, STAGES, TEARDOWN, Record
+from ._stacks import TOP_FRAMES, top
 
 OK, CRASH, HANG, LOST, STATUS = "ok", "crash", "hang", "lost", "status"
 VERDICTS = {
@@ -21,17 +20,12 @@ VERDICTS = {
     STATUS: "ended with another exit status",
 }
 
-TOP_FRAMES = 4
 _FATAL = re.compile(
     r"^(Fatal Python error: .*|terminate called .*|FATAL: exception not rethrown|pure virtual method called"
     r"|.*: Assertion .* failed.*|(?:free|malloc|realloc|munmap_chunk|corrupted|double free|tcache).*: .*"
     r"|\*\*\* stack smashing detected \*\*\*.*)",
     re.MULTILINE,
 )
-_SIGNAL_FRAMES = re.compile(
-    r"^(on_fatal|faulthandler\w*|raise|gsignal|abort|pthread_kill|__pthread_kill\w*|__restore_rt|killpg|kill) "
-)
-_UNWINDER = re.compile(r"\? \((libc|ld-musl)|.*\((libgcc_s|libstdc\+\+|libc\+\+)|pthread_exit ")
 _OF_PYTHON = re.compile(r"^_?Py|\(.*python")
 _ATTACHES = re.compile(r"PyGILState_Ensure|PyEval_(Restore|Acquire)Thread|PyThreadState_(New|Swap|Get)|take_gil")
 
@@ -122,16 +116,6 @@ def judge(ended: Ended, expected: int) -> Optional[Failure]:
     return None
 
 
-def top(frames: Sequence[str]) -> tuple[str, ...]:
-    """The frames below those of the probe and of the handling of a signal."""
-    last = max((at for at, frame in enumerate(frames[:12]) if _SIGNAL_FRAMES.match(frame)), default=-1)
-    below = [frame for frame in frames[last + 1 :] if "(_probe" not in frame]
-    while below and _UNWINDER.match(below[0]):
-        below.pop(0)
-    named = next((at for at, frame in enumerate(below) if not frame.startswith("? ")), 0)
-    return tuple(below[named:])
-
-
 def _crash(ended: Ended, record: Optional[Record]) -> Failure:
     number = record.crash_signal if record is not None else -ended.status
     fatal = _FATAL.search(ended.stderr)
@@ -159,8 +143,7 @@ def _crash(ended: Ended, record: Optional[Record]) -> Failure:
 
 
 def _hang(ended: Ended) -> Failure:
-    alive = [record for record in ended.records if record.python]
-    record = max(alive, key=lambda one: (bool(one.ending_ns), one.stage), default=None)
+    record = max(ended.records, key=lambda one: (bool(one.ending_ns), one.stage), default=None)
     if record is None:
         why = "The program did not end by itself, and no Python in it was seen (python -I, -E or -S?)."
         return Failure(HANG, ended.hung, "not known", (), why, "If it is meant to run so long, raise --limit.")
@@ -205,17 +188,12 @@ def threads_lost(ended: Ended) -> int:
     return sum(record.lost for record in ended.records)
 
 
-def is_seen(ended: Ended) -> bool:
-    """Whether a Python was seen whose stages are known."""
-    return any(record.python for record in ended.records)
-
-
-def stages(record: Record, over_ns: int) -> list[tuple[str, float, float]]:
-    """Name, begin and end of each stage that was seen, in seconds since the process began; it was over at over_ns."""
+def stages(record: Record, over_ns: int) -> list[tuple[int, float, float]]:
+    """Number, begin and end of each stage that was seen, in seconds since the process began; over_ns is its end."""
     seen = [(at, ns) for at, ns in enumerate(record.stage_ns) if ns]
     marks = [(0, record.begin_ns), *seen]
     ends = [ns for _, ns in marks[1:]] + [over_ns]
     return [
-        (_record.STAGES[at], (begin - record.begin_ns) * 1e-9, (end - record.begin_ns) * 1e-9)
+        (at, (begin - record.begin_ns) * 1e-9, (end - record.begin_ns) * 1e-9)
         for (at, begin), end in zip(marks, ends)
     ]
