@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import pathlib
 import shutil
@@ -14,8 +15,6 @@ import pytest
 import support
 
 SOURCE = support.REPO / "src" / "pep788"
-
-
 CORE = [SOURCE / "_core.c", SOURCE / "_watchdog.c"]
 
 
@@ -25,17 +24,22 @@ def _package_files() -> list[pathlib.Path]:
     return sorted(path for path in kept if "__pycache__" not in path.parts)
 
 
-def build_package() -> pathlib.Path:
-    """Folder to put on the path so that `import pep788` finds this tree, not an installed copy."""
-    core = support.build_extension("_core", CORE, defines=["PEP788_ALWAYS"])
-    built = {path: "." for path in core.iterdir()}
+@functools.lru_cache(maxsize=None)
+def build_package(callback: bool = False) -> pathlib.Path:
+    """Folder to put on the path so that `import pep788` finds this tree, not an installed copy.
+
+    `callback`: with what pep788.callback needs, for which libffi's headers must be installed.
+    """
+    modules = [support.build_extension("_core", CORE, defines=["PEP788_ALWAYS"])]
+    if callback:
+        source, always = SOURCE / "_callback.c", ["PEP788_ALWAYS"]
+        modules.append(support.build_extension("_callback", [source], defines=always, ldflags=["-lffi"]))
     if sys.platform == "linux":
-        shield = support.build_extension("_shield", [SOURCE / "_shield.c"], ldflags=["-ldl"])
-        probe = support.build_extension(
-            "_probe", [SOURCE / "stress" / "_probe.c"], extra=["-fexceptions"], ldflags=["-ldl"]
-        )
-        built.update({path: "." for path in shield.iterdir()})
-        built.update({path: "stress" for path in probe.iterdir()})
+        modules.append(support.build_extension("_shield", [SOURCE / "_shield.c"], ldflags=["-ldl"]))
+    built = {path: "." for folder in modules for path in folder.iterdir()}
+    if sys.platform == "linux":
+        source, flags = SOURCE / "stress" / "_probe.c", ["-fexceptions"]
+        built[support.build_library("_probe", [source], extra=flags, ldflags=["-ldl"])] = "stress"
     seen = hashlib.sha256(" ".join(sorted(path.parent.name for path in built)).encode())
     for path in _package_files():
         seen.update(str(path.relative_to(SOURCE)).encode() + path.read_bytes())

@@ -115,9 +115,16 @@ def build_program(
     return _build(name, sources, defines, language, std, list(extra), [*ldflags, *_libpython_flags()])
 
 
-def build_library(name: str, sources: Iterable[Union[str, pathlib.Path]]) -> pathlib.Path:
+def build_library(
+    name: str,
+    sources: Iterable[Union[str, pathlib.Path]],
+    *,
+    language: str = "c",
+    extra: Sequence[str] = (),
+    ldflags: Sequence[str] = (),
+) -> pathlib.Path:
     """Build a shared library that knows nothing of Python; returns its path."""
-    return _build(name + ".so", sources, [], "c", None, ["-shared", "-fPIC"], [])
+    return _build(name + ".so", sources, [], language, None, ["-shared", "-fPIC", *extra], list(ldflags))
 
 
 @functools.lru_cache(maxsize=None)
@@ -178,7 +185,7 @@ def _build(
     paths = [pathlib.Path(source).resolve() for source in sources]
     command = compile_command(language, std, defines) + list(flags)
     as_language = ["-x", language] if language == "c++" else []
-    folder = BUILD / f"{output.split('.')[0]}-{_digest(paths, [*command, *ldflags])}"
+    folder = BUILD / f"{output.split('.')[0]}-{_digest(paths, [output, *command, *ldflags])}"
     if (folder / output).exists():
         return folder / output
     BUILD.mkdir(parents=True, exist_ok=True)

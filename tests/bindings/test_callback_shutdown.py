@@ -44,8 +44,8 @@ def pool(wrap: str, patience: int, *, pause: int = 0, end: str = "") -> support.
 
 
 def test_shutdown_RED_a_plain_callback_loses_threads_or_crashes():
-    result = pool("plain", NO_PATIENCE)
-    assert result.returncode != 0 or result.out != CLEAN, result.describe()
+    results = (pool("plain", NO_PATIENCE) for _ in range(30))  # now and then the plain callback is in luck
+    assert any(result.returncode != 0 or result.out != CLEAN for result in results)
 
 
 ENDS = {

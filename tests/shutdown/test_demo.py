@@ -48,9 +48,12 @@ def demo(site: pathlib.Path, *arguments: str, **env: str) -> support.Result:
 
 
 def test_demo_tells_old_from_new(site: pathlib.Path) -> None:
-    result = demo(site, "--only", "pool", "--runs", "3", "--json").check()
-    report = json.loads(result.out)
-    cells: Dict[str, Dict[str, object]] = report["programs"][0]["cells"]
+    for _ in range(10):  # by luck the old API may come through three runs unharmed
+        result = demo(site, "--only", "pool", "--runs", "3", "--json").check()
+        report = json.loads(result.out)
+        cells: Dict[str, Dict[str, object]] = report["programs"][0]["cells"]
+        if cells["old"]["ok"] != 3:
+            break
     assert report["ok"] and not report["interrupted"]
     assert cells["new"]["ok"] == cells["new"]["runs"] == 3
     assert cells["recompiled"]["ok"] + cells["recompiled"]["parked"] == 3  # type: ignore[operator]
