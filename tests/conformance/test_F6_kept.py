@@ -513,7 +513,80 @@ def test_F6_giving_up_leaves_alone_what_is_attached() -> None:
     """
     result = kept(code, env={"PEP788_GIVE_UP_AFTER": "0.3"})
     assert events(result) == ["del x by another"]
-    assert "gave up" in result.err
+    assert "gave up waiting" in result.err
+    assert ": 1 open interpreter guard\n" in result.err and "  1 of module f_probe" in result.err
+
+
+USED_WHEN_THE_END_COMES = """
+def callback():
+    m.set(1)
+    while threading.main_thread().is_alive():
+        time.sleep(0.001)
+    m.close(m.guard_from_view(view))
+    os.write(1, b"finished\\n")
+s = Script()
+for _ in range({calls} - 1):
+    s.kept()
+s.kept(("call", callback))
+s.start()
+m.wait(1)
+"""
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_F6_the_end_waits_for_a_state_in_use(calls: int) -> None:
+    """From the second call on no guard is taken until finalization begins."""
+    assert events(kept(USED_WHEN_THE_END_COMES.format(calls=calls))) == ["finished"]
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+@pytest.mark.parametrize("trace", ["", "1"])
+@support.ours_only("native guards are not counted")
+def test_F6_a_state_in_use_counts_as_a_guard(calls: int, trace: str) -> None:
+    code = f"""
+    s = Script()
+    for _ in range({calls} - 1):
+        s.kept()
+    s.kept(("call", lambda: os.write(1, b"%d\\n" % m.guard_count())))
+    s.run()
+    os.write(1, b"%d\\n" % m.guard_count())
+    """
+    assert events(kept(code, env={"PEP788_TRACE": trace})) == ["1", "0"]
+
+
+@pytest.mark.parametrize("calls, function", [(1, "PyThreadState_Ensure"), (2, "Pep788_EnsureKept")])
+@support.ours_only("says it in other words")
+def test_F6_released_twice_is_fatal(calls: int, function: str) -> None:
+    """The token of a first call is a guard's; from the second one on it is the kept state's own."""
+    code = f"""
+    s = Script()
+    for _ in range({calls} - 1):
+        s.kept()
+    token = s("ensure_kept", view)
+    s("release_kept", token)
+    s("release_kept", token)
+    s.run()
+    """
+    result = child(PRELUDE + textwrap.dedent(code), path=[probe(), HERE])
+    assert result.returncode < 0 and f"called more often than {function}" in result.err, result.describe()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="membarrier is Linux's")
+@pytest.mark.parametrize("when", ["never", "later"])
+@pytest.mark.parametrize("script", ["in use", "churn"])
+def test_F6_without_membarrier(script: str, when: str) -> None:
+    """It may be missing (old kernels, gVisor) or be forbidden by a filter that is put up later."""
+    library = support.build_library("no_membarrier", [HERE / "no_membarrier.c"], ldflags=["-ldl"])
+    churn = """
+    for _ in range(3):
+        s = Script()
+        s("churn_kept", view, 200)
+        s.start()
+    """
+    code = churn if script == "churn" else USED_WHEN_THE_END_COMES.format(calls=2)
+    for _ in range(support.tries(3)):
+        result = kept(code, env={"LD_PRELOAD": str(library), "NO_MEMBARRIER": when})
+        assert (events(result), result.err) == ([] if script == "churn" else ["finished"], "")
 
 
 def test_F6_thousands_of_short_threads() -> None:

@@ -62,7 +62,7 @@ typedef struct {
     int saw_refusal, saw_closed, closed_at_call;
     /* the pep788_leave under way */
     void *leaving;
-    int leaving_wait;
+    int leaving_wait, leaving_kept;
 } thread_t;
 
 static struct arena {
@@ -75,9 +75,11 @@ static struct arena {
     int closed_by_own_wait[MAX_COORDINATORS];
     int owner[MAX_COORDINATORS];                 /* thread + 1 that has the spin lock */
     word_t shared[8];                            /* of scenarios */
+    int lit[THREADS];                            /* uses its kept state without a guard */
+    int guard_wait[THREADS];                     /* the wait during which one was taken for it */
     jmp_buf context[THREADS];
     size_t used;
-    _Alignas(64) char bytes[2048 + 1024 * SHARDS];
+    _Alignas(64) char bytes[3072 + 1024 * SHARDS];
 } arena;
 
 static _Alignas(64) char stacks[THREADS][STACK];
@@ -230,6 +232,24 @@ static void explore_spin(void)
     note("saw a change", last_at, 0, *last_at, "");
 }
 
+/* membarrier: the store buffers of all threads become visible; sequential consistency has none. */
+static void explore_barrier(void)
+{
+    if (TSO) {
+        thread_t *caller = me;
+        int i;
+        pause_for(DRAINED, "membarrier", NULL, 0);
+        for (i = 0; i < THREADS; i++) {
+            me = &arena.thread[i];
+            while (me->stores > 0) {
+                flush_one(me);
+            }
+        }
+        me = caller;
+        note("membarrier", NULL, 0, 0, "");
+    }
+}
+
 static int explore_choose(int ways, const char *what)
 {
     me->ways = ways;
@@ -258,6 +278,8 @@ static void await(const word_t *at, word_t value)
 #define pep788_sub_seq_cst(p, v) explore_add((p), (word_t)0 - (v), "sub")
 #define pep788_add_acq_rel(p, v) explore_add((p), (v), "add")
 #define pep788_cas_seq_cst(p, e, v) explore_cas((p), (e), (v), "cas")
+#define pep788_fence_compiler() ((void)0)
+#define PEP788_BARRIER() explore_barrier()
 #define PEP788_SPIN(turns) ((void)(turns), explore_spin())
 #define PEP788_POST(lock) post_wake(lock)
 #define PEP788_ENGINE_ONLY
@@ -285,7 +307,7 @@ static void post_wake(void *lock)
 
 /* What the functions of sections 5-7 ask of Python. Strings say what, no object exists. */
 typedef struct { int unused; } PyObject;
-typedef struct { int unused; } PyThreadState;
+typedef struct _ts PyThreadState;
 typedef struct { int unused; } PyInterpreterState;
 typedef word_t *PyThread_type_lock;
 enum { WAIT_LOCK = 1, PY_LOCK_FAILURE = 0, PY_LOCK_ACQUIRED = 1 };
@@ -407,10 +429,16 @@ static int pep788_too_late(void) { return 0; }
 static int pep788_atexit_survives_clear(void) { return subs_end_before_flag; }
 static void pep788_rearm(pep788_coordinator *c) { (void)c; }
 static void pep788_revive_soon(pep788_coordinator *c) { (void)c; }
-static void pep788_drop_kept(pep788_home *home, int how) { (void)home; (void)how; }
-static void pep788_drop_all_kept(pep788_coordinator *c) { (void)c; }
-static void pep788_kept_in_child(pep788_home *home) { (void)home; }
 static void pep788_forget_slot(void) { }
+static int pep788_is_there(PyThreadState *tstate, uint64_t id) { (void)tstate; (void)id; return 1; }
+static void PyThreadState_Clear(PyThreadState *tstate);
+static void PyThreadState_Delete(PyThreadState *tstate) { (void)tstate; }
+#define free(block) ((void)(block))
+
+/* Of each thread. */
+static struct { pep788_kept *first; } kept_of[THREADS];     /* constant while threads run */
+#define pep788_kept_tls (kept_of[me - arena.thread])
+static struct { word_t lock; } pep788_kept_shared;
 static PyInterpreterState *PyInterpreterState_Get(void) { return (PyInterpreterState *)shared_data->main.interp; }
 #define PyErr_Fetch(type, value, tb) ((void)(*(type) = *(value) = *(tb) = NULL))
 #define PyErr_Restore(type, value, tb) ((void)(type), (void)(value), (void)(tb))
@@ -437,6 +465,8 @@ static int in_set(pep788_coordinator *c, pep788_coordinator *first, int all)
 
 static void mark_begin(pep788_coordinator *first, int all);
 static void mark_end(int *flags, pep788_coordinator *first, int all, int value);
+static size_t open_guards(pep788_coordinator *c);
+static size_t lit(pep788_coordinator *c);
 
 static void checked_begin_wait(pep788_coordinator *first, int all)
 {
@@ -468,11 +498,26 @@ static void checked_reopen(pep788_coordinator *first, int all, int revive)
     }
 }
 
+/* The wait is over. */
+static void pep788_drop_all_kept(pep788_coordinator *c);
+static void checked_drop_all_kept(pep788_coordinator *first)
+{
+    int i, all = first->is_main, keep_subs = all && pep788_subs_end_before_flag();
+    for (i = 0; i < n_coordinators && !arena.abandoned[index_of(first)]; i++) {
+        if ((coordinators[i] == first || !keep_subs) && in_set(coordinators[i], first, all)
+            && !arena.abandoned[i] && open_guards(coordinators[i]) + lit(coordinators[i]) != 0) {
+            fail("the wait ended with an open guard (G3, G10)");
+        }
+    }
+    pep788_drop_all_kept(first);
+}
+
 #define pep788_now explore_now
 #define pep788_begin_wait checked_begin_wait
 #define pep788_abandon checked_abandon
 #define pep788_reopen checked_reopen
 #include HEADER_FUNCTIONS
+#undef free
 #undef pep788_begin_wait
 #undef pep788_abandon
 #undef pep788_reopen
@@ -513,6 +558,17 @@ static size_t open_guards(pep788_coordinator *c)
         if (coordinator_of(cells[i]->record) == c && on_pair(cells[i]->record, cells[i])) {
             n += arena.open[i];
         }
+    }
+    return n;
+}
+
+/* Threads that use a kept state without having taken a guard. */
+static size_t lit(pep788_coordinator *c)
+{
+    size_t n = 0;
+    int i;
+    for (i = 0; i < THREADS; i++) {
+        n += arena.lit[i] && c->records != NULL && kept_of[i].first->home == &c->records->home;
     }
     return n;
 }
@@ -590,6 +646,11 @@ static int is_lock(const word_t *at)
             return 1;
         }
     }
+    for (i = 0; i < n_records; i++) {
+        if (at == &records[i]->home.lock) {
+            return 1;
+        }
+    }
     return 0;
 }
 
@@ -619,15 +680,28 @@ static void after_write(word_t *at, word_t before, word_t after, int is_sub)
     word_t old_state = before & PEP788_STATE, state = after & PEP788_STATE;
     pep788_coordinator *c;
     if (i < 0) {
+        int k;
+        for (k = 0; k < THREADS; k++) {
+            if (kept_of[k].first != NULL && at == &kept_of[k].first->guard && after != 0) {
+                arena.guard_wait[k] = arena.waits[index_of(coordinator_of(((pep788_cell *)after)->record))];
+            }
+        }
         check_protection(at, after);
         return;
     }
     c = coordinator_of(cells[i]->record);
+    if (after == before + PEP788_UNIT && !me->entering) {
+        arena.open[i]++;        /* by pep788_dim */
+        return;
+    }
     if (is_sub) {
         if (arena.open[i] == 0) {
             fail("more guards closed than were open");
         }
         arena.open[i]--;
+        if (me->leaving_kept) {
+            me->leaving_wait = arena.guard_wait[me - arena.thread];
+        }
         if (c != NULL && me->leaving_wait < arena.waits[index_of(c)]) {
             arena.old_open[index_of(c)]--;
         }
@@ -651,14 +725,15 @@ static void after_write(word_t *at, word_t before, word_t after, int is_sub)
     if (state == PEP788_CLOSED && c->is_main) {
         int k;
         for (k = 0; k < n_coordinators; k++) {
-            if (in_set(coordinators[k], c, 1) && !arena.abandoned[k] && open_guards(coordinators[k]) != 0) {
+            if (in_set(coordinators[k], c, 1) && !arena.abandoned[k] && open_guards(coordinators[k]) + lit(coordinators[k]) != 0) {
                 fail("main closed while a guard of an interpreter it waits for is open (G3, G10)");
             }
         }
     }
 }
 
-/* While nobody has its lock, an interpreter's cells are what its phase says (the picture in section 4). */
+/* While nobody has its lock, an interpreter's cells are what its phase says (the picture in section 4), and so is
+   `light`. */
 static void check_phases(void)
 {
     int i, k;
@@ -674,6 +749,9 @@ static void check_phases(void)
             continue;
         }
         for (r = c->records; r != NULL; r = r->next) {
+            if (r->light != (c->phase == PEP788_PHASE_OPEN)) {
+                fail("kept states are used %s a guard in phase %d", r->light ? "without" : "with", (int)c->phase);
+            }
             for (i = 0; i < 2 * SHARDS; i++) {
                 pep788_cell *row = r->pair[i / SHARDS];
                 word_t state = row[i % SHARDS].word & PEP788_STATE;
@@ -702,7 +780,7 @@ static void check_state(void)
         if ((word & PEP788_STATE) == PEP788_CLOSED && c != NULL && r->status != PEP788_NEVER
             && on_pair(r, cells[i])) {
             k = index_of(c);
-            if (!arena.abandoned[k] && !arena.reopening[k] && r->status != PEP788_ENDED && open_guards(c) != 0) {
+            if (!arena.abandoned[k] && !arena.reopening[k] && r->status != PEP788_ENDED && open_guards(c) + lit(c) != 0) {
                 fail("closed while a guard is open (G3, G6)");
             }
         }
@@ -725,7 +803,54 @@ static void check_state(void)
     }
 }
 
+/* By whoever finalizes. */
+static void PyThreadState_Clear(PyThreadState *tstate)
+{
+    int i;
+    for (i = 0; i < THREADS; i++) {
+        if (arena.lit[i] && kept_of[i].first->tstate == tstate) {
+            fail("a thread state is deleted that its thread uses (F6)");
+        }
+    }
+}
+
 typedef struct { pep788_cell *cell; int wait; } guard_t;
+
+/* As in pep788_attach_light. */
+static int light_on(pep788_record *r)
+{
+    int on, self = (int)(me - arena.thread);
+    pep788_coordinator *c = coordinator_of(r);
+    pep788_kept *k = kept_of[self].first;
+    (void)scrub();
+    me->closed_at_call = arena.closed[index_of(c)] || arena.closed_by_own_wait[index_of(c)];
+    me->leaving_kept = 1;
+    on = pep788_light_on(r, k);
+    me->leaving_kept = me->leaving_wait = 0;
+    if (on) {
+        arena.lit[self] = 1;
+        if (me->closed_at_call && (arena.closed[index_of(c)] || arena.closed_by_own_wait[index_of(c)])) {
+            fail("a kept state was handed out after the close (F6, G7)");
+        }
+        if (k->state != PEP788_KEPT_IDLE) {
+            fail("a kept state was handed out that is deleted (F6)");
+        }
+    }
+    me->closed_at_call = 0;
+    (void)scrub();
+    return on;
+}
+
+static void light_off(pep788_record *r)
+{
+    int self = (int)(me - arena.thread);
+    (void)scrub();
+    me->leaving_kept = 1;
+    arena.lit[self] = 0;
+    pep788_light_off(r, kept_of[self].first);
+    me->leaving_kept = me->leaving_wait = 0;
+    (void)scrub();
+}
 
 static guard_t enter(pep788_record *r)
 {
@@ -775,18 +900,10 @@ static void leave(guard_t guard)
 
 static void finalize(pep788_coordinator *first)
 {
-    int i, all = first->is_main, keep_subs = all && pep788_subs_end_before_flag();
+    int all = first->is_main, keep_subs = all && pep788_subs_end_before_flag();
     waited_by[me - arena.thread] = first;
     pep788_seam(first);
     (void)scrub();
-    if (!arena.abandoned[index_of(first)]) {
-        for (i = 0; i < n_coordinators; i++) {
-            if ((coordinators[i] == first || !keep_subs) && in_set(coordinators[i], first, all)
-                && !arena.abandoned[i] && open_guards(coordinators[i]) != 0) {
-                fail("the wait ended with an open guard (G3, G10)");
-            }
-        }
-    }
     mark_end(arena.closed, first, all && !keep_subs, 1);
     arena.closed_by_own_wait[index_of(first)] = 1;
 }
@@ -813,7 +930,7 @@ static pep788_coordinator *new_coordinator(int is_main)
 /* Ensures by another copy of the header. */
 static unsigned other_depth(pep788_record *r) { (void)r; return (unsigned)me->other_depth; }
 static void nothing_here(void) { }
-static const pep788_ops other_copy = {PEP788_ABI, other_depth, NULL, NULL, nothing_here, NULL};
+static const pep788_ops other_copy = {PEP788_ABI, other_depth, NULL, NULL, nothing_here, pep788_drop_kept, NULL};
 
 static int forking;                  /* of the scenario: cells for the child are there */
 
@@ -859,6 +976,7 @@ static void join_now(pep788_coordinator *c, pep788_record *r)
     r->current = (word_t)r->pair[0];
     r->interp = c->interp;
     r->status = PEP788_LIVE;
+    r->light = 1;
 }
 
 static guard_t take_now(pep788_record *r)
@@ -1132,6 +1250,7 @@ static void become_child(void)
             arena.thread[i].entering = NULL;
             arena.thread[i].stores = 0;
         }
+        arena.lit[i] = 0;       /* the parent's (F1) */
     }
     pep788_in_child();
     for (i = 0; i < n_coordinators; i++) {
@@ -1183,6 +1302,153 @@ static int PyErr_CheckSignals(void)
     return 0;
 }
 
+/* Kept states: an idle one for each thread. */
+static void keep(pep788_record *r, word_t fence, int linked)
+{
+    int i;
+    for (i = 0; i < THREADS; i++) {
+        pep788_kept *k = allocate(sizeof(*k));
+        kept_of[i].first = k;
+        k->tstate = (PyThreadState *)(void *)k;
+        k->home = &r->home;
+        k->fence = fence;
+        k->state = linked ? PEP788_KEPT_IDLE : PEP788_KEPT_BUSY;
+        if (linked && i > 0) {
+            k->after = r->home.first;
+            k->link = &r->home.first;
+            if (k->after != NULL) {
+                k->after->link = &k->after;
+            }
+            r->home.first = k;
+        }
+    }
+}
+
+static void take_light_now(int thread)
+{
+    kept_of[thread].first->light = 1;
+    arena.lit[thread] = 1;
+}
+
+/* Others may run meanwhile. */
+static void use_it(void)
+{
+    pause_for(STEP, "use", NULL, 0);
+    note("use", NULL, 0, 0, "");
+}
+
+static void use_kept(pep788_record *r, int times)
+{
+    while (times-- > 0) {
+        if (light_on(r)) {
+            use_it();
+            light_off(r);
+        }
+        else {
+            take_and_close(r, 1);
+        }
+    }
+}
+
+static void kept_user(void) { use_kept(main_r, 2); }
+static void kept_user_once(void) { use_kept(main_r, 1); }
+static void kept_holder_ends(void) { light_off(sub_r); }
+
+/* Is light since before the wait: while it is, acquiring must work. */
+static void kept_holder(void)
+{
+    guard_t guard = enter(main_r);
+    if (guard.cell == NULL && !arena.abandoned[0]) {
+        fail("a thread whose kept state is in use since before the wait was refused");
+    }
+    light_off(main_r);
+    if (guard.cell != NULL) {
+        leave(guard);
+    }
+    use_kept(main_r, 1);
+}
+
+static void kept_holder_of_sub(void)
+{
+    guard_t guard = enter(sub_r);
+    if (guard.cell == NULL && !arena.abandoned[1]) {
+        fail("a thread whose kept state is in use since before the wait was refused");
+    }
+    light_off(sub_r);
+    if (guard.cell != NULL) {
+        leave(guard);
+    }
+}
+
+/* Inside an Ensure: takes what it needs to finish. */
+static void kept_insider(void)
+{
+    guard_t inner;
+    if (!light_on(main_r)) {
+        return;
+    }
+    me->depth++;
+    inner = enter(main_r);
+    if (inner.cell == NULL) {
+        fail("a thread inside an Ensure was refused");
+    }
+    leave(inner);
+    me->depth--;
+    light_off(main_r);
+}
+
+static void kept_starver(void)
+{
+    for (;;) {
+        if (light_on(main_r)) {
+            use_it();
+            light_off(main_r);
+        }
+        else {
+            guard_t guard = enter(main_r);
+            if (guard.cell == NULL) {
+                return;
+            }
+            leave(guard);
+        }
+    }
+}
+
+/* As pep788_attach_and_keep: the first call of a thread has a guard. */
+static void kept_newcomer(void)
+{
+    pep788_kept *k = kept_of[me - arena.thread].first;
+    guard_t guard = enter(main_r);
+    if (guard.cell == NULL) {
+        return;
+    }
+    pep788_link_kept(k);
+    pep788_store_release(&k->state, PEP788_KEPT_IDLE);
+    leave(guard);
+    use_kept(main_r, 1);
+}
+
+static void kept_linker(void)
+{
+    int on = light_on(sub_r);
+    pep788_link_to_main(sub_c);
+    if (on) {
+        light_off(sub_r);
+    }
+    use_kept(sub_r, 1);
+}
+
+static void kept_forker(void)
+{
+    pep788_before_fork();
+    if (explore_choose(2, "fork: go on in the child?")) {
+        become_child();
+        child_finalizes(0);
+        return;
+    }
+    light_off(main_r);
+}
+
 /* Setups. */
 static void hold_main(void) { with_main(); old_guard = take_now(main_r); }
 static void hold_late(void) { with_late_copy(); old_guard = take_now(main_r); }
@@ -1202,6 +1468,19 @@ static void queued_call(void) { hold_main(); arena.shared[7] = 1; }
 static void fork_soon(void) { forking = 1; hold_main(); }
 static void signal_forks(void) { fork_soon(); arena.shared[6] = 1; }
 static void link_soon(void) { with_sub(); linking = 1; old_guard = take_now(main_r); }
+
+static void with_kept(void) { with_main(); keep(main_r, PEP788_MEMBARRIER, 1); }
+static void with_kept_fenced(void) { with_main(); keep(main_r, PEP788_FENCED, 1); }
+static void with_kept_later(void) { with_main(); keep(main_r, PEP788_MEMBARRIER, 0); }
+static void hold_kept(void) { with_kept(); take_light_now(1); }
+static void hold_kept_fenced(void) { with_kept_fenced(); take_light_now(1); }
+static void hold_kept_of_sub(void) { with_linked_sub(); keep(sub_r, PEP788_MEMBARRIER, 1); take_light_now(2); }
+static void kept_round(void) { hold_kept(); arena.thread[0].rounds = 1; }
+static void kept_round_of_none(void) { with_kept(); arena.thread[0].rounds = 1; }
+static void kept_perhaps(void) { with_kept(); end_of_main = PEP788_PERHAPS; }
+static void kept_give_up(void) { hold_kept(); main_c->give_up_after = 50.0; arena.thread[0].limit = 1; }
+static void kept_fork(void) { forking = 1; hold_kept(); }
+static void kept_link(void) { link_soon(); keep(sub_r, PEP788_MEMBARRIER, 1); }
 
 static void perhaps(void) { with_main(); end_of_main = PEP788_PERHAPS; }
 static void perhaps_with_sub(void) { with_linked_sub(); end_of_main = PEP788_PERHAPS; }
@@ -1286,6 +1565,40 @@ static const scenario scenarios[] = {
      fork_soon, {finalizer, forker, user_once}, 1},
     {"fork-by-handler", "the finalizing thread forks",
      signal_forks, {finalizer, holder, user_once}, 1},
+    {"kept", "kept states, used without a guard until the wait begins",
+     with_kept, {finalizer, kept_user, NULL}, 1},
+    {"kept-two", "of two threads",
+     with_kept, {finalizer, kept_user_once, kept_user_once}, 1},
+    {"kept-and-guards", "beside a thread that takes guards",
+     with_kept, {finalizer, kept_user_once, user_once}, 1},
+    {"kept-fenced", "without membarrier: each thread has its own fence",
+     with_kept_fenced, {finalizer, kept_user, NULL}, 1},
+    {"kept-holder", "one is in use since before the wait, its thread takes a guard",
+     hold_kept, {finalizer, kept_holder, user_once}, 1},
+    {"kept-holder-fenced", "the same without membarrier",
+     hold_kept_fenced, {finalizer, kept_holder, NULL}, 1},
+    {"kept-insider", "inside an Ensure, takes a guard in the second phase",
+     with_kept, {finalizer, kept_insider, user_once}, 1},
+    {"kept-starve", "a thread uses its own for ever",
+     with_kept, {finalizer, kept_starver, user_once}, 1},
+    {"kept-later", "a thread keeps its first state during the wait",
+     with_kept_later, {finalizer, kept_newcomer, user_once}, 1},
+    {"kept-round", "G6: the whole round again, with a guard of the first one",
+     kept_round, {finalizer, kept_holder, NULL}, 1},
+    {"kept-round-stale", "G6 with a user before and after",
+     kept_round_of_none, {finalizer, kept_user, NULL}, 1},
+    {"kept-revive", "closed, the state deleted, back to life, closed again",
+     kept_perhaps, {reviver, kept_user, NULL}, 1},
+    {"kept-abandon", "the user's limit ends the wait",
+     kept_give_up, {finalizer, kept_holder, NULL}, 1},
+    {"kept-sub", "main waits for a subinterpreter's",
+     hold_kept_of_sub, {finalizer, NULL, kept_holder_of_sub}, 1},
+    {"kept-main-and-sub", "main and the subinterpreter finalize at the same time",
+     hold_kept_of_sub, {finalizer, finalizer_of_sub, kept_holder_ends}, 3},
+    {"kept-link", "a subinterpreter is linked during main's wait",
+     kept_link, {finalizer, kept_linker, holder_closes}, 1},
+    {"kept-fork", "a thread forks inside; the child finalizes",
+     kept_fork, {finalizer, kept_forker, NULL}, 1},
 };
 
 /* ---- search ---------------------------------------------------------------------------------------------------- */
@@ -1551,6 +1864,7 @@ static void set_up(const scenario *s)
     memset(stacks, 0, sizeof(stacks));
     memset(waited_by, 0, sizeof(waited_by));
     memset(&old_guard, 0, sizeof(old_guard));
+    memset(kept_of, 0, sizeof(kept_of));
     arena.used = (64 - (uintptr_t)arena.bytes % 64) % 64;
     end_of_main = PEP788_FINAL;
     subs_end_before_flag = n_cells = n_records = n_coordinators = 0;

@@ -15,7 +15,7 @@ class Missing(Exception):
 
 def find_function(text: str, name: str) -> Tuple[int, int]:
     """Where a function's definition is; it must be there exactly once."""
-    pattern = rf"^static inline [^\n;]*\b{name}\([^;{{]*\)\n\{{\n.*?^\}}\n"
+    pattern = rf"^(?:static inline|PEP788_NOT_INLINE) [^\n;]*\b{name}\([^;{{]*\)\n\{{\n.*?^\}}\n"
     found = list(re.finditer(pattern, text, re.M | re.S))
     if len(found) != 1:
         raise Missing(f"{name} is defined {len(found)} times in the header: adapt the caller's list")
@@ -28,7 +28,7 @@ def copy_functions(text: str, names: Iterable[str], program: str) -> str:
     engine_end = text.find("#endif /* !PEP788_NATIVE */", text.find("/* 4  Guards"))
     if engine_end < 0:
         raise Missing("the end of section 4 was not found in the header")
-    defined_late = set(re.findall(r"^static inline [^\n;]*\b(pep788_\w+)\([^;{]*\)\n\{", text[engine_end:], re.M))
+    defined_late = set(re.findall(r"^(?:static inline|PEP788_NOT_INLINE) [^\n;]*\b(pep788_\w+)\([^;{]*\)\n\{", text[engine_end:], re.M))
     stubs = set(re.findall(r"^static [^\n(]*\b(pep788_\w+)\(|^#define (pep788_\w+)", program, re.M))
     stubs = {name for pair in stubs for name in pair if name}
     wanted = list(names)

@@ -34,7 +34,8 @@ COMPILER = os.environ.get("CC", "cc").split()
 # Outside sections 2-4, yet part of the machine: copied out of the header word by word, with Python stubbed.
 FUNCTIONS = (
     "pep788_inside pep788_sleep pep788_wait_and_close pep788_revive pep788_seam "
-    "pep788_unlink pep788_link_to_main pep788_before_fork pep788_in_child"
+    "pep788_unlink pep788_link_to_main pep788_before_fork pep788_in_child "
+    "pep788_link_kept pep788_unlink_kept_locked pep788_drop_kept pep788_drop_all_kept pep788_kept_in_child"
 ).split()
 
 MODELS = {"sc": "sequential consistency", "tso": "store buffers (x86-TSO)"}
@@ -164,6 +165,41 @@ MUTANTS = [
            r"    pep788_store_relaxed\(&c->lock, \(pep788_word\)0\);\n", "", "fork"),
     Mutant("the child of a fork inherits the parent's wait", "pep788_in_child",
            r"                pep788_store_release\(&c->phase, PEP788_PHASE_OPEN\);\n", "", "fork"),
+    Mutant("kept: nobody executes a fence", "pep788_dim", r"PEP788_BARRIER\(\);", ";", "kept", "tso"),
+    Mutant("kept: nor does the thread where it must", "pep788_tell", r"pep788_store_seq_cst", "pep788_store_release",
+           "kept-fenced", "tso"),
+    Mutant("kept: the state is in use before others are told", "pep788_light_on",
+           r"    pep788_tell\(k, \(pep788_word\)1\);\n(.*?)(        return 1;)",
+           r"\1        pep788_tell(k, (pep788_word)1);\n\2", "kept"),
+    Mutant("kept: `light` is looked at once", "pep788_light_on",
+           r"pep788_load_seq_cst\(&record->light\) != 0\n        && ", "", "kept"),
+    Mutant("kept: a deleted state is used", "pep788_light_on", r"\n        && pep788_load_acquire[^)]*\) == PEP788_KEPT_IDLE", "",
+           "kept-revive"),
+    Mutant("kept: the guard of a use that was none stays open", "pep788_light_on",
+           r"    pep788_light_off\(record, k\);\n", "    pep788_store_release(&k->light, (pep788_word)0);\n", "kept"),
+    Mutant("kept: a guard that is being taken is not given back", "pep788_light_off",
+           r"pep788_load_seq_cst\(&record->light\) == 0 \|\| ", "", "kept"),
+    Mutant("kept: a guard of the round before is not given back", "pep788_light_off",
+           r" \|\| pep788_load_relaxed\(&k->guard\) != 0", "", "kept-round"),
+    Mutant("kept: the guard is looked at first", "pep788_light_off",
+           r"if \((pep788_load_seq_cst[^)]*\) == 0) \|\| (pep788_load_relaxed[^)]*\) != 0)\)", r"if (\2 || \1)", "kept kept-round"),
+    Mutant("kept: the guard is given back twice", "pep788_return_guard",
+           r"    pep788_store_relaxed\(&k->guard, \(pep788_word\)0\);\n", "", "kept-round"),
+    Mutant("kept: the guard is fetched without the lock", "pep788_return_guard",
+           r"    pep788_lock\(&k->home->lock\);\n(.*?)    pep788_unlock\(&k->home->lock\);\n", r"\1", "kept"),
+    Mutant("kept: no guard is taken", "pep788_dim", r"\(void\)pep788_add_acq_rel.*?\n[^\n]*\n", "", "kept"),
+    Mutant("kept: two guards are taken in two rounds", "pep788_dim", r" && pep788_load_relaxed\(&k->guard\) == 0", "",
+           "kept-holder"),
+    Mutant("kept: the wait begins without a look at them", "pep788_begin_wait", r"            pep788_dim\(r\);\n", "", "kept-holder"),
+    Mutant("kept: the close does not look at them", "pep788_try_close", r"            pep788_dim\(r\);\n", "", "kept"),
+    Mutant("kept: a new round takes a guard for ever", "pep788_apply",
+           r"        if \(phase == PEP788_PHASE_OPEN\) \{\n            pep788_set_light\(r\);\n        \}\n", "", "kept-round"),
+    Mutant("kept: a subinterpreter takes part in main's wait, its states do not", "pep788_apply",
+           r"            pep788_dim\(r\);\n", "", "kept-link"),
+    Mutant("kept: a state that is in use is deleted", "pep788_drop_kept",
+           r"\(pep788_load_acquire\(&k->light\) == 0\n\s*&& (.*?PEP788_KEPT_GONE\))\)", r"(\1)", "kept-abandon"),
+    Mutant("kept: the child of a fork waits for the parent's", "pep788_kept_in_child",
+           r"k->light = k->guard = 0;", "k->guard = 0;", "kept-fork"),
 ]
 
 # --- building and running -------------------------------------------------------------------------------------
@@ -316,7 +352,7 @@ def describe_limits() -> None:
 What this does not show: three threads, each a short program; every interleaving of those, not of more. Memory is
 sequentially consistent or x86-TSO. Not covered: reordering of loads, and stores seen in different orders by different
 threads, which ARM and POWER allow where the order is weaker than the named one; the header has no such operation
-outside its locks except acquire loads and release stores; that plain data is ordered by them is what ThreadSanitizer
+outside its locks except acquire loads and release stores, and the stores that membarrier orders; that plain data is ordered by them is what ThreadSanitizer
 checks (make sanitize).""")
 
 

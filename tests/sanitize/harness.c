@@ -16,14 +16,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 static void post_wake(void *lock);
 static void *keep(size_t size);
+static void barrier(void);
 #define PEP788_ENGINE_ONLY
 #define PEP788_POST(lock) post_wake(lock)
+#define PEP788_BARRIER() barrier()
 #define malloc(size) keep(size)
 #include "pep788.h"
 #undef malloc
@@ -36,6 +39,26 @@ static void fail(const char *what)
 {
     fprintf(stderr, "harness: FAILED: %s\n", what);
     abort();
+}
+
+/* Where the system has no membarrier, all kept states are FENCED. */
+static int membarrier_works;
+
+static int call_membarrier(int command)
+{
+#ifdef SYS_membarrier
+    return (int)syscall(SYS_membarrier, command, 0, 0);
+#else
+    (void)command;
+    return -1;
+#endif
+}
+
+static void barrier(void)
+{
+    if (call_membarrier(8) != 0) {
+        fail("membarrier");
+    }
 }
 
 /* Cells are never freed, because a late close may find them (section 3 of the header): not a leak, they are listed. */
@@ -59,7 +82,7 @@ static void *keep(size_t size)
 /* ---- what the header asks of Python ---------------------------------------------------------------------------- */
 
 typedef struct { int unused; } PyObject;
-typedef struct { int unused; } PyThreadState;
+typedef struct _ts { int uses; } PyThreadState;
 typedef struct { int unused; } PyInterpreterState;
 typedef enum { PEP788_NOT_FINAL, PEP788_PERHAPS, PEP788_FINAL } pep788_end;
 typedef enum {
@@ -207,9 +230,11 @@ static int pep788_too_late(void) { return 0; }
 static pep788_end pep788_classify(pep788_coordinator *c) { return c->is_main ? PEP788_PERHAPS : PEP788_FINAL; }
 static void pep788_rearm(pep788_coordinator *c) { (void)c; }
 static void pep788_revive_soon(pep788_coordinator *c) { (void)c; }
-static void pep788_drop_kept(pep788_home *home, int how) { (void)home; (void)how; }
-static void pep788_drop_all_kept(pep788_coordinator *c) { (void)c; }
-static void pep788_kept_in_child(pep788_home *home) { (void)home; }
+static int pep788_is_there(PyThreadState *tstate, uint64_t id) { (void)tstate; (void)id; return 1; }
+static void PyThreadState_Clear(PyThreadState *tstate) { tstate->uses++; }
+static void PyThreadState_Delete(PyThreadState *tstate) { tstate->uses++; }
+static __thread struct { pep788_kept *first; } pep788_kept_tls;
+static struct { pep788_word lock; } pep788_kept_shared;
 static void pep788_forget_slot(void) { }
 static void pep788_interrupted(PyObject *tools) { (void)tools; }
 static void pep788_raise_finalizing(void) { }
@@ -246,10 +271,13 @@ static pep788_record *pep788_set_up(PyInterpreterState *interp);
 
 static pep788_record other_copy;        /* a second module's, always on main */
 static pep788_ops other_ops;
-static pep788_word stop, pause_all, paused;
+static pep788_word stop, pause_all, paused, entered;
 static pep788_word life;                /* odd: main is closed for good or until the next life */
 static pep788_word sub_view;            /* a record with one reference more, or 0 */
 static pep788_word mailbox;             /* a guard that another thread closes */
+static pep788_kept entries[TAKERS];      /* one kept state of main for each thread */
+static PyThreadState states[TAKERS];
+static pep788_word light_uses;
 static pep788_word taken, refused, lives, sub_lives, gave_up, forks, late_closes;
 
 static uint32_t next_random(uint32_t *state)
@@ -317,8 +345,36 @@ static pep788_record *view_of_sub(void)
     return (pep788_record *)r;
 }
 
+/* As EnsureKept and ReleaseKept; a deleted state is made anew, with a guard. */
+static void use_kept(pep788_kept *k)
+{
+    pep788_word before = pep788_load_seq_cst(&life), after;
+    if (pep788_light_on(&pep788_shared.main, k)) {
+        k->tstate->uses++;      /* not atomic: who deletes it must have seen this */
+        after = pep788_load_seq_cst(&life);
+        if (before == after && (before & 1)) {
+            fail("a kept state was used after the close (G7)");
+        }
+        pep788_light_off(&pep788_shared.main, k);
+        count(&light_uses);
+    }
+    else if (pep788_load_acquire(&k->state) == PEP788_KEPT_GONE) {
+        pep788_word guard = open_checked(&pep788_shared.main, 1);
+        if (guard != 0) {
+            pep788_lock(&k->home->lock);
+            pep788_unlock(&k->home->lock);
+            pep788_store_release(&k->state, PEP788_KEPT_BUSY);
+            pep788_link_kept(k);
+            k->tstate->uses++;
+            pep788_store_release(&k->state, PEP788_KEPT_IDLE);
+            pep788_close_guard(guard);
+        }
+    }
+}
+
 static void *taker(void *argument)
 {
+    pep788_kept *k = &entries[pep788_add_acq_rel(&entered, (pep788_word)1)];
     uint32_t random = (uint32_t)(uintptr_t)argument;
     pep788_word held[HELD] = {0, 0, 0};
     pep788_record *sub = NULL;
@@ -326,7 +382,10 @@ static void *taker(void *argument)
         uint32_t what = next_random(&random);
         unsigned i = what % HELD;
         maybe_pause();
-        if (held[i] != 0) {
+        if (what & 0x4000) {
+            use_kept(k);
+        }
+        else if (held[i] != 0) {
             if (what & 64) {        /* another thread closes it */
                 held[i] = pep788_exchange_seq_cst(&mailbox, held[i]);
             }
@@ -463,6 +522,9 @@ static void as_in_child(int really)
     else {
         pep788_after_fork_in_child(&other_copy);
         pep788_in_child();
+        for (int i = 0; i < TAKERS; i++) {      /* of threads that are not there, in a child */
+            pep788_store_release(&entries[i].state, PEP788_KEPT_GONE);
+        }
         if (open_on(&pep788_shared.main) != 0 || open_on(&other_copy) != 0) {
             fail("guards of the parent count in the child (F1)");
         }
@@ -545,6 +607,13 @@ int main(int argc, char **argv)
     other_ops.thread_depth = no_depth;
     pep788_shared.main.shards = other_copy.shards = PEP788_SHARDS;
     pep788_shared.ops.drop_kept = other_ops.drop_kept = pep788_drop_kept;
+    membarrier_works = call_membarrier(16) == 0;
+    for (i = 0; i < TAKERS; i++) {
+        entries[i].state = PEP788_KEPT_GONE;
+        entries[i].home = &pep788_shared.main.home;
+        entries[i].tstate = &states[i];
+        entries[i].fence = membarrier_works && i % 2 ? PEP788_MEMBARRIER : PEP788_FENCED;
+    }
     for (i = 0; i < TAKERS; i++) {
         if (pthread_create(&takers[i], NULL, taker, (void *)(uintptr_t)next_random(&random)) != 0) {
             fail("no thread");
@@ -561,7 +630,7 @@ int main(int argc, char **argv)
         pep788_close_guard(mailbox);
     }
     printf("%zu lives of main, %zu of subinterpreters, %zu guards taken, %zu refused, %zu ends with guards open "
-           "(gave up), %zu forks\n", (size_t)lives, (size_t)sub_lives, (size_t)taken, (size_t)refused,
-           (size_t)gave_up, (size_t)forks);
+           "(gave up), %zu kept states used without, %zu forks\n", (size_t)lives, (size_t)sub_lives, (size_t)taken,
+           (size_t)refused, (size_t)gave_up, (size_t)light_uses, (size_t)forks);
     return 0;
 }

@@ -37,7 +37,8 @@ FUNCTIONS = (
     "pep788_cell_of pep788_trace pep788_reason pep788_open_guard pep788_close_guard pep788_inside pep788_shard "
     "pep788_takers pep788_report_traced pep788_holders pep788_report pep788_sleep pep788_wait_and_close "
     "pep788_revive pep788_seam pep788_before_fork pep788_in_child pep788_new_coordinator pep788_unlink pep788_interpreter_gone "
-    "pep788_find pep788_new_record pep788_link_to_main pep788_set_up"
+    "pep788_find pep788_new_record pep788_link_to_main pep788_set_up "
+    "pep788_link_kept pep788_drop_kept pep788_drop_all_kept pep788_kept_in_child"
 ).split()
 MACROS = ("PEP788_TRACED", "PEP788_TAGS")
 
@@ -72,6 +73,7 @@ MUTANTS = [
     Mutant("a traced guard stays on its list", "address,undefined", "pep788_close_guard",
            r"if \(pep788_is_on_pair\(cell\)\)", "if (0)"),
     Mutant("cells are not aligned", "address,undefined", "pep788_new_pair", r"block \+= [^\n]*;", "block += 1;"),
+    Mutant("kept: the end of a use is a relaxed store", "thread", "pep788_tell", "store_release", "store_relaxed"),
     Mutant("a pair is too small", "address,undefined", "pep788_new_pair", r"\(cells \+ 1\) \* sizeof", "cells / 2 * sizeof"),
 ]
 

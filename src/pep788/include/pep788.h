@@ -290,6 +290,7 @@ static inline void pep788_unraisable(void)
 #endif /* !PEP788_NATIVE */
 #else
 #  define PEP788_NATIVE 0
+#  define PEP788_KEEPS 1
 #endif /* !PEP788_ENGINE_ONLY */
 
 /* ------------------------------------------------------------------------- */
@@ -323,6 +324,10 @@ static inline void pep788_unraisable(void)
 #  include <unistd.h>
 #  ifndef PEP788_ENGINE_ONLY
 #    include <dlfcn.h>
+#    ifdef __linux__
+#      include <errno.h>
+#      include <sys/syscall.h>
+#    endif
 #    if PEP788_GILSTATE_IS_TLS
 #      include <link.h>
 #    endif
@@ -431,6 +436,8 @@ static inline int pep788_cas_seq_cst(pep788_word *p, pep788_word *expected, pep7
 /* Failure is acquire: the loser acts on the value it saw. */
 #  define pep788_cas_seq_cst(p, expected, v) \
     __atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE)
+/* Of the compiler only; the processor's is the other side's membarrier. */
+#  define pep788_fence_compiler() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 #endif
 #endif /* PEP788_CUSTOM_ATOMICS */
 
@@ -488,9 +495,40 @@ static inline void pep788_unlock(pep788_word *lock)
     pep788_store_release(lock, (pep788_word)0);
 }
 
-/* The kept thread states of one interpreter (F6), see section 5. */
+#define PEP788_LINE 64   /* cells and entries do not share cache lines; 6 free pointer bits */
+
+/* A kept thread state (F6): an entry for each thread and interpreter, see section 5. */
 typedef struct pep788_kept pep788_kept;
 typedef struct pep788_home pep788_home;
+struct pep788_kept {
+    pep788_word state;           /* atomic */
+    pep788_word light;           /* atomic: 1 while it is in use without a guard; only its thread
+                                    writes it */
+    pep788_word guard;           /* atomic pep788_cell *: taken for it meanwhile; home->lock */
+    pep788_word fence;           /* constant: how others come to know that */
+    struct _ts *tstate;
+    uint64_t id;                 /* of tstate */
+    pep788_home *home;           /* never freed */
+    unsigned *inside;            /* its thread's count of Ensures there */
+    pep788_kept *next;           /* of this thread; only it looks */
+    pep788_kept *after, **link;  /* of the home; home->lock */
+    int orphan;                  /* home->lock: its thread has exited */
+    int forked;                  /* only its thread came into this child */
+    void *block;                 /* what malloc returned */
+#if PEP788_NATIVE
+    PyInterpreterGuard *native;  /* while BUSY; the entry is the token */
+#endif
+};
+#define PEP788_KEPT_IDLE ((pep788_word)0)    /* detached, or light */
+#define PEP788_KEPT_BUSY ((pep788_word)1)    /* in use, with a guard */
+#define PEP788_KEPT_GONE ((pep788_word)2)    /* the state is deleted */
+
+/* kept->fence */
+#define PEP788_NEVER_LIGHT ((pep788_word)0)
+#define PEP788_FENCED ((pep788_word)1)       /* seq_cst on both sides */
+#define PEP788_MEMBARRIER ((pep788_word)2)   /* all of it on the closer's */
+
+/* The kept thread states of one interpreter. */
 struct pep788_home {
     pep788_word lock;            /* atomic: spin */
     pep788_kept *first;
@@ -515,7 +553,6 @@ struct pep788_home {
 /* ------------------------------------------------------------------------- */
 
 #define PEP788_ABI 1
-#define PEP788_LINE 64   /* cells do not share cache lines; 6 free pointer bits */
 #ifndef PEP788_SHARDS
 #  define PEP788_SHARDS 16     /* a power of 2: threads that never share a cell */
 #endif
@@ -595,6 +632,8 @@ struct pep788_record {
     pep788_word traced_lock;     /* atomic */
     pep788_traced *traced;
     pep788_home home;            /* F6 */
+    pep788_word light;           /* atomic: 1 while kept states need no guard; written with
+                                    coordinator->lock held */
 };
 
 /* One interpreter; joins all copies. Found in the interpreter's dict. */
@@ -649,6 +688,14 @@ typedef struct {
 /*    `waiting`; pep788_about_to_sleep sets `waiting`, then looks at the       */
 /*    counts. In the single order of seq_cst one of them sees the other, so    */
 /*    a wake-up is never lost.                                                 */
+/*                                                                             */
+/*    A kept thread state (F6) that is idle is taken without a guard (light)    */
+/*    as long as nobody finalizes: its thread says so in the entry and then     */
+/*    looks at record->light. Who begins to finalize clears that, looks at all  */
+/*    entries and takes the guards that are missing; from there on everything   */
+/*    is as above. Both store, then load, and one of them must see the other:    */
+/*    where membarrier can (Linux 4.14), the finalizing thread executes the      */
+/*    fence that is needed for all threads, else both sides are seq_cst.         */
 /* ------------------------------------------------------------------------- */
 
 /* 1 if the calling thread is inside an Ensure of any copy, on this record's
@@ -664,6 +711,11 @@ static inline size_t pep788_shard(void);
 #endif
 #ifndef PEP788_POST
 #  define PEP788_POST(lock) PyThread_release_lock((PyThread_type_lock)(lock))
+#endif
+/* A fence on all threads of the process, the caller too. */
+#ifndef PEP788_BARRIER
+static inline void pep788_barrier(void);
+#  define PEP788_BARRIER() pep788_barrier()
 #endif
 
 /* Takes a guard, or NULL. Any thread, no Python, no allocation, no lock. */
@@ -732,6 +784,101 @@ static inline void pep788_leave(pep788_cell *cell)
     }
 }
 
+#if PEP788_KEEPS
+/* Before the next seq_cst load. */
+static inline void pep788_tell(pep788_kept *k, pep788_word light)
+{
+    if (k->fence == PEP788_MEMBARRIER) {
+        pep788_store_release(&k->light, light);
+        pep788_fence_compiler();    /* pairs with PEP788_BARRIER in pep788_dim */
+    }
+    else {
+        pep788_store_seq_cst(&k->light, light);
+    }
+}
+
+/* The entry's thread: gives back the guard that was taken for it, if one was. */
+PEP788_NOT_INLINE void pep788_return_guard(pep788_kept *k)
+{
+    pep788_word guard;
+    pep788_lock(&k->home->lock);
+    guard = pep788_load_relaxed(&k->guard);
+    pep788_store_relaxed(&k->guard, (pep788_word)0);
+    pep788_unlock(&k->home->lock);
+    if (guard != 0) {
+        pep788_leave((pep788_cell *)guard);
+    }
+}
+
+static inline void pep788_light_off(pep788_record *record, pep788_kept *k)
+{
+    pep788_tell(k, (pep788_word)0);
+    /* In this order: `light` again means that the guard of a round before is there. */
+    if (pep788_load_seq_cst(&record->light) == 0 || pep788_load_relaxed(&k->guard) != 0) {
+        pep788_return_guard(k);
+    }
+}
+
+/* 1: the idle entry of this thread may be used, until pep788_light_off. */
+static inline int pep788_light_on(pep788_record *record, pep788_kept *k)
+{
+    if (k->fence == PEP788_NEVER_LIGHT || pep788_load_relaxed(&record->light) == 0) {
+        return 0;
+    }
+    pep788_tell(k, (pep788_word)1);
+    if (pep788_load_seq_cst(&record->light) != 0
+        && pep788_load_acquire(&k->state) == PEP788_KEPT_IDLE) {
+        return 1;
+    }
+    pep788_light_off(record, k);
+    return 0;
+}
+#endif
+
+/* No state is light from here on: those that are get a guard, on the current row.
+   Copies that keep nothing do this for those that do. coordinator->lock held. */
+static inline void pep788_dim(pep788_record *record)
+{
+    pep788_home *home = &record->home;
+    pep788_kept *k;
+    if (pep788_load_relaxed(&record->light) == 0) {
+        return;
+    }
+    pep788_store_seq_cst(&record->light, (pep788_word)0);
+    pep788_lock(&home->lock);   /* who links an entry from here on sees that */
+    for (k = home->first; k != NULL && k->fence != PEP788_MEMBARRIER; k = k->after) {
+    }
+    if (k != NULL) {
+        PEP788_BARRIER();       /* pairs with pep788_tell */
+    }
+    for (k = home->first; k != NULL; k = k->after) {
+        if (pep788_load_seq_cst(&k->light) != 0 && pep788_load_relaxed(&k->guard) == 0) {
+            pep788_cell *cell = PEP788_PTR(pep788_cell, record->current);
+            (void)pep788_add_acq_rel(&cell->word, PEP788_UNIT);
+            pep788_store_relaxed(&k->guard, (pep788_word)cell);
+        }
+    }
+    pep788_unlock(&home->lock);
+}
+
+static inline void pep788_set_light(pep788_record *record)
+{
+    pep788_store_release(&record->light, (pep788_word)1);
+}
+
+/* For reports: those in use without a guard. */
+static inline size_t pep788_light_count(pep788_record *record)
+{
+    size_t n = 0;
+    pep788_kept *k;
+    pep788_lock(&record->home.lock);
+    for (k = record->home.first; k != NULL; k = k->after) {
+        n += pep788_load_acquire(&k->light) != 0 && pep788_load_relaxed(&k->guard) == 0;
+    }
+    pep788_unlock(&record->home.lock);
+    return n;
+}
+
 /* Of all cells of a row. */
 static inline void pep788_set_state(pep788_record *record, pep788_cell *row, pep788_word state)
 {
@@ -754,10 +901,16 @@ static inline size_t pep788_row_count(pep788_record *record, pep788_cell *row)
     return n;
 }
 
-/* Both rows: for reports, and where nobody takes guards. */
+/* Both rows; where nobody takes guards. */
 static inline size_t pep788_record_count(pep788_record *record)
 {
     return pep788_row_count(record, record->pair[0]) + pep788_row_count(record, record->pair[1]);
+}
+
+/* For reports. */
+static inline size_t pep788_open_guards(pep788_record *record)
+{
+    return pep788_record_count(record) + pep788_light_count(record);
 }
 
 static inline pep788_cell *pep788_other(pep788_record *record)
@@ -821,9 +974,15 @@ static inline void pep788_apply(pep788_coordinator *c, pep788_word phase, int wi
         pep788_store_release(&c->wide, (pep788_word)1);     /* before any cell refuses */
     }
     for (r = c->records; r != NULL; r = r->next) {
+        if (phase != PEP788_PHASE_OPEN) {
+            pep788_dim(r);
+        }
         pep788_set_state(r, PEP788_PTR(pep788_cell, r->current),
                          phase == PEP788_PHASE_INSIDERS ? PEP788_INSIDERS : PEP788_OPEN);
         pep788_set_state(r, pep788_other(r), PEP788_RETIRED);
+        if (phase == PEP788_PHASE_OPEN) {
+            pep788_set_light(r);
+        }
     }
     if (!wide) {
         pep788_store_release(&c->wide, (pep788_word)0);
@@ -844,6 +1003,7 @@ static inline void pep788_begin_wait(pep788_coordinator *first, int all)
         for (r = c->records; r != NULL; r = r->next) {
             pep788_cell *old = PEP788_PTR(pep788_cell, r->current);
             pep788_cell *young = pep788_other(r);
+            pep788_dim(r);
             pep788_set_state(r, young, PEP788_OPEN);
             pep788_store_release(&r->current, (pep788_word)young);
             pep788_set_state(r, old, PEP788_RETIRED);
@@ -940,6 +1100,7 @@ static inline void pep788_close_locked(pep788_coordinator *c)
 {
     pep788_record *r;
     for (r = c->records; r != NULL; r = r->next) {
+        pep788_dim(r);
         pep788_store_release(&r->status, PEP788_ENDING);
         pep788_set_state(r, r->pair[0], PEP788_CLOSED);
         pep788_set_state(r, r->pair[1], PEP788_CLOSED);
@@ -963,6 +1124,7 @@ static inline int pep788_try_close(pep788_coordinator *first, int all, int keep_
             continue;
         }
         for (r = c->records; r != NULL && ok; r = r->next) {
+            pep788_dim(r);
             for (i = 0; i < 2 * r->shards && ok; i++) {
                 pep788_cell *cell = r->pair[i / r->shards] + i % r->shards;
                 pep788_word word = pep788_load_acquire(&cell->word);
@@ -1060,6 +1222,9 @@ static inline void pep788_join_locked(pep788_coordinator *c, pep788_record *r)
         pep788_set_state(r, r->pair[1], PEP788_RETIRED);
         pep788_store_release(&r->current, (pep788_word)r->pair[0]);
         pep788_store_release(&r->status, PEP788_LIVE);
+        if (phase == PEP788_PHASE_OPEN) {
+            pep788_set_light(r);
+        }
     }
     c->records = r;
 }
@@ -1101,6 +1266,7 @@ static inline void pep788_after_fork_in_child(pep788_record *r)
         pep788_set_state(r, PEP788_PTR(pep788_cell, r->current), PEP788_OPEN);
         pep788_set_state(r, pep788_other(r), PEP788_RETIRED);
         pep788_store_release(&r->status, PEP788_LIVE);
+        pep788_set_light(r);    /* pep788_kept_in_child is next */
     }
 }
 
@@ -1171,7 +1337,8 @@ static inline int pep788_call_at_exit(PyMethodDef *method, PyObject *self)
 #define PEP788_FRAMED ((pep788_word)16)     /* see the top pep788_frame */
 #define PEP788_TRACED ((pep788_word)32)     /* of guards, too: a pep788_traced */
 #define PEP788_TAGS ((pep788_word)(PEP788_LINE - 1))
-#define PEP788_KEPT (PEP788_REATTACHED | PEP788_FRESH)  /* detach and unbind (F6) */
+#define PEP788_KEPT (PEP788_REATTACHED | PEP788_FRESH)  /* detach and unbind (F6); without
+                                                           OWNS the pep788_kept of a light one */
 
 /* Rare Ensures that undo more than fits into a token. */
 typedef struct pep788_frame {
@@ -1217,6 +1384,7 @@ typedef struct {
     int (*gilstate_check)(void);
     ptrdiff_t (*read_process)(int, const void *, unsigned long, const void *,
                               unsigned long, unsigned long);
+    long (*system_call)(long, ...);
     int (*pending_312)(PyInterpreterState *, int (*)(void *), void *, int);
     PyThreadState *(*prealloc_311)(PyInterpreterState *);
     void (*set_current_311)(PyThreadState *);
@@ -1256,6 +1424,13 @@ static inline void *pep788_symbol(const char *name)
     return dlsym(NULL, name);   /* glibc hides the name without _GNU_SOURCE */
 #endif
 }
+
+#ifdef SYS_membarrier
+#  define PEP788_REGISTER_EXPEDITED 16   /* MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, Linux 4.14 */
+#  define PEP788_EXPEDITED 8             /* MEMBARRIER_CMD_PRIVATE_EXPEDITED */
+#else
+#  define PEP788_REGISTER_EXPEDITED 0
+#endif
 
 #define PEP788_LOOK_UP(field, name) \
     do { \
@@ -1341,6 +1516,7 @@ static inline void pep788_look_up(void)
 #endif
 #ifdef __linux__
     PEP788_LOOK_UP(read_process, "process_vm_readv");
+    PEP788_LOOK_UP(system_call, "syscall");     /* <unistd.h> hides it in C11 mode */
 #endif
     PEP788_LOOK_UP(pending_312, "_PyEval_AddPendingCall");
     PEP788_LOOK_UP(prealloc_311, "_PyThreadState_Prealloc");
@@ -1358,6 +1534,37 @@ static inline void pep788_look_up(void)
     PEP788_LOOK_UP(is_finalizing, "Py_IsFinalizing");   /* 3.13, so there with the rest */
 #endif
     pep788_store_release(&pep788_shared.symbols, (pep788_word)2);
+}
+
+/* 0, or -1 where there is no such system call or it is forbidden. */
+static inline int pep788_call_membarrier(int command)
+{
+#ifdef SYS_membarrier
+    int error = errno;
+    long result = -1;
+    pep788_look_up();
+    if (pep788_shared.system_call != NULL) {
+        result = pep788_shared.system_call(SYS_membarrier, command, 0, 0);
+        errno = error;
+    }
+    return result == 0 ? 0 : -1;
+#else
+    (void)command;
+    return -1;
+#endif
+}
+
+/* membarrier does not fail once the process was registered, unless it was forbidden
+   afterwards (seccomp); then the time that a store needs to become visible, which is
+   nanoseconds, must do. */
+static inline void pep788_barrier(void)
+{
+#ifdef SYS_membarrier
+    if (pep788_call_membarrier(PEP788_EXPEDITED) != 0) {
+        struct timespec nap = {0, 1000000};
+        (void)nanosleep(&nap, NULL);
+    }
+#endif
 }
 
 #ifdef Py_LIMITED_API
@@ -1838,6 +2045,7 @@ static inline pep788_word pep788_detach_framed(void *token)
 
 static inline int pep788_release_elsewhere(void *token);
 static inline void pep788_rest(pep788_home *home);
+static inline void pep788_detach_light(pep788_word token);
 
 PEP788_NOT_INLINE void pep788_detach_slowly(void *token)
 {
@@ -1850,6 +2058,10 @@ PEP788_NOT_INLINE void pep788_detach_slowly(void *token)
                  && !(guard & PEP788_FRAMED);
     if (token == NULL) {
         Py_FatalError("PyThreadState_Release: NULL token; test what PyThreadState_Ensure returns");
+    }
+    if (!framed && (guard & PEP788_TAGS) == PEP788_KEPT) {
+        pep788_detach_light(guard);
+        return;
     }
     if (pep788_ensures() == 0 || (tagged && *pep788_counter(guard) == 0)) {
         if (pep788_release_elsewhere(token)) {
@@ -1898,32 +2110,14 @@ static inline void pep788_detach(void *token)
 
 /* -- kept thread states (F6) --
 
-   An entry for each thread and interpreter. IDLE: detached, and not the thread's
+   An entry for each thread and interpreter. Detached, it is not the thread's
    gilstate either: the seam may delete it from another thread, and a gilstate
    that dangles is written to by the next attach of its thread (3.12+). Only the
-   owner makes it BUSY, with a guard open, so the seam, which comes when none is,
-   finds BUSY only after it gave up, and leaves those alone. Whoever gets it from
-   IDLE deletes the state. The owner frees the entry, or if it exits (ORPHAN)
-   before the state is deleted, the one who does. */
+   owner uses it, light or BUSY with a guard open, so the seam, which comes when
+   none is, finds such only after it gave up, and leaves those alone. Whoever gets
+   it from IDLE deletes the state. The owner frees the entry, or if it exits
+   (orphan) before the state is deleted, the one who does. */
 #if PEP788_KEEPS
-#define PEP788_KEPT_IDLE ((pep788_word)0)
-#define PEP788_KEPT_BUSY ((pep788_word)1)    /* attached, or in ALLOW_THREADS */
-#define PEP788_KEPT_GONE ((pep788_word)2)    /* the state is deleted */
-
-struct pep788_kept {
-    pep788_word state;           /* atomic */
-    PyThreadState *tstate;
-    uint64_t id;                 /* of tstate */
-    pep788_home *home;           /* never freed */
-    pep788_kept *next;           /* of this thread; only it looks */
-    pep788_kept *after, **link;  /* of the home; home->lock */
-    int orphan;                  /* home->lock */
-    int forked;                  /* only its thread came into this child */
-#if PEP788_NATIVE
-    PyInterpreterGuard *guard;   /* while BUSY; the entry is the token */
-#endif
-};
-
 typedef struct {
     pep788_kept *first;
     void **slot;                 /* 3.15: where this thread's gilstate is */
@@ -1933,6 +2127,7 @@ typedef struct {
     pep788_word slot;            /* atomic: 0 not looked for, 1 not found, else key or offset + 2 */
     pep788_word exits;           /* atomic: 0 no key, 1 none to be had, else key + 2 */
     pep788_word lock;            /* atomic: making that key, and homes */
+    pep788_word fence;           /* atomic: of new entries; 0: not decided */
 #if PEP788_NATIVE
     pep788_word homes;           /* atomic: pep788_home *, only ever grows in front */
     pep788_word guard_interp;    /* atomic: 0 not looked for, 1 not found, else the function */
@@ -2117,7 +2312,7 @@ static inline void pep788_free_kept(pep788_kept *k)
     }
     pep788_lock(&k->home->lock);     /* who made it GONE has let go of it */
     pep788_unlock(&k->home->lock);
-    free(k);
+    free(k->block);
 }
 
 /* Detached afterwards; the gilstate is as it was. A guard is open. */
@@ -2131,6 +2326,13 @@ static inline void pep788_delete_kept(pep788_kept *k)
     PyThreadState_DeleteCurrent();
     pep788_set_gilstate(bound);
 }
+
+#if !PEP788_NATIVE
+static inline pep788_record *pep788_record_of(pep788_home *home)
+{
+    return (pep788_record *)(void *)((char *)home - offsetof(pep788_record, home));
+}
+#endif
 
 static inline pep788_word pep788_enter_home(pep788_home *home);
 static inline void pep788_leave_home(pep788_home *home, pep788_word guard);
@@ -2147,7 +2349,8 @@ static inline void pep788_thread_exits(void *unused)
         pep788_home *home = k->home;
         pep788_word idle = PEP788_KEPT_IDLE;
         pep788_word guard = pep788_is_attached() ? 0 : pep788_enter_home(home);
-        int done = guard != 0 && pep788_cas_seq_cst(&k->state, &idle, PEP788_KEPT_BUSY);
+        int done = guard != 0 && pep788_load_relaxed(&k->light) == 0
+                   && pep788_cas_seq_cst(&k->state, &idle, PEP788_KEPT_BUSY);
         pep788_kept_tls.first = k->next;
         if (done) {
             pep788_delete_kept(k);
@@ -2163,7 +2366,7 @@ static inline void pep788_thread_exits(void *unused)
         }
         pep788_unlock(&home->lock);
         if (done) {
-            free(k);
+            free(k->block);
         }
         if (guard != 0) {
             pep788_leave_home(home, guard);
@@ -2195,9 +2398,11 @@ static inline int pep788_watch_exit(void)
 static inline pep788_kept *pep788_keep(pep788_home *home, PyThreadState *fresh)
 {
     pep788_kept *k, *next;
+    void *block;
     for (k = pep788_kept_tls.first; k != NULL; k = next) {
         next = k->next;
-        if (pep788_load_acquire(&k->state) == PEP788_KEPT_GONE) {
+        if (pep788_load_acquire(&k->state) == PEP788_KEPT_GONE
+            && pep788_load_relaxed(&k->light) == 0) {
             pep788_free_kept(k);
         }
     }
@@ -2205,20 +2410,31 @@ static inline pep788_kept *pep788_keep(pep788_home *home, PyThreadState *fresh)
         || pep788_wants_one_state(PyThreadState_GetInterpreter(fresh))) {
         return NULL;
     }
-    k = (pep788_kept *)malloc(sizeof(*k));
-    if (k == NULL) {
+    block = malloc(sizeof(*k) + PEP788_LINE);
+    if (block == NULL) {
         return NULL;
     }
+    k = (pep788_kept *)(((uintptr_t)block + PEP788_LINE - 1) & ~(uintptr_t)(PEP788_LINE - 1));
+    memset(k, 0, sizeof(*k));
+    k->block = block;
     k->state = PEP788_KEPT_BUSY;
     k->tstate = fresh;
     k->id = fresh->id;
     k->home = home;
-    k->orphan = k->forked = 0;
+#if !PEP788_NATIVE
+    k->inside = &pep788_tls.inside[pep788_bucket(pep788_record_of(home))];
+    k->fence = pep788_load_relaxed(&pep788_shared.trace)
+                   ? PEP788_NEVER_LIGHT : pep788_load_acquire(&pep788_kept_shared.fence);
+#endif
     k->next = pep788_kept_tls.first;
     pep788_kept_tls.first = k;
     pep788_link_kept(k);
     return k;
 }
+
+#define PEP788_NOT_IN_ORDER \
+    "Pep788_ReleaseKept: the thread state that Pep788_EnsureKept left is not attached; " \
+    "release tokens in reverse order"
 
 /* Detaches the kept state, which is attached. */
 static inline void pep788_rest(pep788_home *home)
@@ -2234,8 +2450,7 @@ static inline void pep788_rest(pep788_home *home)
         return;
     }
     if (PyEval_SaveThread() != (k == NULL ? NULL : k->tstate)) {
-        Py_FatalError("Pep788_ReleaseKept: the thread state that Pep788_EnsureKept left is not "
-                      "attached; release tokens in reverse order");
+        Py_FatalError(PEP788_NOT_IN_ORDER);
     }
     pep788_set_gilstate(NULL);
     pep788_clear_bound_bit(k->tstate);
@@ -2279,7 +2494,9 @@ static inline void pep788_drop_kept(pep788_home *home, int how)
         pep788_lock(&home->lock);
         for (k = home->first; k != NULL; k = k->after) {
             pep788_word idle = PEP788_KEPT_IDLE;
-            if (how == PEP788_FORGET || pep788_cas_seq_cst(&k->state, &idle, PEP788_KEPT_GONE)) {
+            if (how == PEP788_FORGET
+                || (pep788_load_acquire(&k->light) == 0
+                    && pep788_cas_seq_cst(&k->state, &idle, PEP788_KEPT_GONE))) {
                 pep788_unlink_kept_locked(k);
                 pep788_store_release(&k->state, PEP788_KEPT_GONE);
                 tstate = k->tstate;
@@ -2290,7 +2507,7 @@ static inline void pep788_drop_kept(pep788_home *home, int how)
         }
         pep788_unlock(&home->lock);
         if (orphan) {
-            free(k);
+            free(k->block);
         }
         /* No lock held: this runs destructors. */
         if (tstate != NULL && (how == PEP788_DROP || (how == PEP788_DROP_THOSE_LEFT
@@ -2312,10 +2529,12 @@ static inline void pep788_kept_in_child(pep788_home *home)
     pep788_forget_slot();
     for (k = pep788_kept_tls.first; k != NULL; k = k->next) {
         if (k->home == home && k->state != PEP788_KEPT_GONE) {
-            if (k->state == PEP788_KEPT_IDLE) {
+            if (k->state == PEP788_KEPT_IDLE && k->light == 0) {
                 k->state = PEP788_KEPT_GONE;
             }
             else {
+                k->state = PEP788_KEPT_BUSY;
+                k->light = k->guard = 0;    /* what the parent waits for (F1) */
                 k->forked = 1;      /* to threading it is the main thread now */
                 pep788_link_kept(k);
             }
@@ -2325,6 +2544,7 @@ static inline void pep788_kept_in_child(pep788_home *home)
 #else
 static inline void pep788_forget_slot(void) {}
 static inline void pep788_rest(pep788_home *home) { (void)home; }
+static inline void pep788_detach_light(pep788_word token) { (void)token; }
 static inline void pep788_drop_kept(pep788_home *home, int how) { (void)home; (void)how; }
 static inline void pep788_kept_in_child(pep788_home *home) { (void)home; }
 #endif /* PEP788_KEEPS */
@@ -2533,7 +2753,7 @@ static inline PyThreadStateToken *pep788_native_ensure_kept(PyInterpreterView *v
         }
         k = pep788_native_attach_kept(guard);
         if (k != NULL) {
-            k->guard = guard;
+            k->native = guard;
             return (PyThreadStateToken *)(void *)k;
         }
         PyInterpreterGuard_Close(guard);
@@ -2555,7 +2775,7 @@ static inline void pep788_native_release_kept(PyThreadStateToken *token)
     if (pep788_load_acquire(&k->state) != PEP788_KEPT_BUSY) {
         Py_FatalError("Pep788_ReleaseKept: called more often than Pep788_EnsureKept");
     }
-    guard = k->guard;
+    guard = k->native;
     pep788_rest(k->home);
     PyInterpreterGuard_Close(guard);
 }
@@ -2563,11 +2783,6 @@ static inline void pep788_native_release_kept(PyThreadStateToken *token)
 
 #if !PEP788_NATIVE
 #if PEP788_KEEPS
-static inline pep788_record *pep788_record_of(pep788_home *home)
-{
-    return (pep788_record *)(void *)((char *)home - offsetof(pep788_record, home));
-}
-
 static inline int pep788_is_attached(void)
 {
     return pep788_current() != NULL;
@@ -2595,6 +2810,17 @@ static inline void pep788_leave_home(pep788_home *home, pep788_word guard)
     pep788_leave((pep788_cell *)guard);
 }
 
+/* Linux: registers the process with membarrier, which takes some milliseconds once
+   if it has threads. Not attached. */
+static inline void pep788_choose_fence(void)
+{
+    if (pep788_load_acquire(&pep788_kept_shared.fence) == 0) {
+        pep788_store_release(&pep788_kept_shared.fence,
+                             pep788_call_membarrier(PEP788_REGISTER_EXPEDITED) == 0
+                                 ? PEP788_MEMBARRIER : PEP788_FENCED);
+    }
+}
+
 /* Nothing fits: as pep788_attach, but a fresh state is kept. */
 static inline void *pep788_attach_and_keep(pep788_word guard, pep788_record *record)
 {
@@ -2609,6 +2835,7 @@ static inline void *pep788_attach_and_keep(pep788_word guard, pep788_record *rec
         pep788_tls.failure = PEP788_NO_MEMORY;
         return NULL;
     }
+    pep788_choose_fence();
     PyEval_RestoreThread(fresh);
     ++*pep788_counter(guard);
     pep788_look_after_seam(record);
@@ -2633,6 +2860,62 @@ static inline void *pep788_attach_kept(pep788_word guard, pep788_record *record)
     ++*pep788_counter(guard);
     pep788_look_after_seam(record);
     return (void *)(guard | PEP788_KEPT);
+}
+
+/* NULL: what is kept, if anything, does not fit, or a guard is needed. */
+static inline void *pep788_attach_light(pep788_record *record)
+{
+    pep788_kept *k = pep788_find_kept(&record->home);
+    if (k == NULL || !pep788_is_unbound()
+        || (!pep788_current_is_thread_local() && pep788_current() != NULL)
+        || !pep788_light_on(record, k)) {
+        return NULL;
+    }
+    if (!pep788_attach_binds()) {
+        pep788_set_gilstate(k->tstate);
+    }
+    PyEval_RestoreThread(k->tstate);
+    ++*k->inside;
+    pep788_look_after_seam(record);
+    return (void *)((pep788_word)k | PEP788_KEPT);
+}
+
+/* The state is deleted, or it came through a fork. */
+PEP788_NOT_INLINE void pep788_detach_light_slowly(pep788_kept *k)
+{
+    pep788_record *record = pep788_record_of(k->home);
+    unsigned *inside = k->inside;
+    if (pep788_load_relaxed(&k->light) != 0) {
+        PyThreadState_Clear(k->tstate);
+        PyThreadState_DeleteCurrent();
+        pep788_unlink_kept(k);
+        pep788_light_off(record, k);
+        pep788_free_kept(k);
+    }
+    else if (k->forked && pep788_load_relaxed(&k->state) == PEP788_KEPT_BUSY) {
+        pep788_rest(k->home);
+    }
+    else {
+        Py_FatalError("Pep788_ReleaseKept: called more often than Pep788_EnsureKept");
+    }
+    --*inside;
+}
+
+static inline void pep788_detach_light(pep788_word token)
+{
+    pep788_kept *k = (pep788_kept *)(token & ~PEP788_TAGS);
+    if (pep788_load_relaxed(&k->light) == 0 || !pep788_find_slot(k->tstate)
+        || (!k->forked && pep788_is_joined_at_exit(k->tstate))) {
+        pep788_detach_light_slowly(k);
+        return;
+    }
+    if (PyEval_SaveThread() != k->tstate) {
+        Py_FatalError(PEP788_NOT_IN_ORDER);
+    }
+    pep788_set_gilstate(NULL);
+    pep788_clear_bound_bit(k->tstate);
+    --*k->inside;
+    pep788_light_off(pep788_record_of(k->home), k);
 }
 #endif /* PEP788_KEEPS */
 
@@ -2792,7 +3075,7 @@ static inline size_t pep788_holders(pep788_coordinator *first, int all, pep788_h
     pep788_lock_set(first, all);
     PEP788_EACH(c, first, all) {
         for (r = c->records; r != NULL; r = r->next) {
-            size_t count = pep788_record_count(r);
+            size_t count = pep788_open_guards(r);
             *total += count;
             if (count != 0 && n < limit) {
                 some[n].record = r;
@@ -4120,7 +4403,9 @@ static inline Py_ssize_t Pep788_GuardCount(PyInterpreterState *interp)
     c = r == NULL ? NULL : PEP788_PTR(pep788_coordinator, r->coordinator);
     if (c != NULL) {
         pep788_lock(&c->lock);
-        n = pep788_count(c, 1, 1);
+        for (r = c->records; r != NULL; r = r->next) {
+            n += pep788_open_guards(r);
+        }
         pep788_unlock(&c->lock);
     }
     return (Py_ssize_t)n;
@@ -4215,6 +4500,21 @@ static inline void Pep788_DropRef(PyInterpreterView *view, PyObject *object)
     }
 }
 
+#if !PEP788_NATIVE && PEP788_KEEPS
+PEP788_NOT_INLINE PyThreadStateToken *pep788_ensure_kept_slowly(PyInterpreterView *view)
+{
+    pep788_word guard = (pep788_word)pep788_Guard_FromView(view);
+    void *token = NULL;
+    if (guard != 0) {
+        token = pep788_attach_kept(guard | PEP788_OWNS, ((pep788_view *)(void *)view)->record);
+        if (token == NULL) {
+            pep788_close_guard(guard);
+        }
+    }
+    return token;
+}
+#endif
+
 /*
  * As PyThreadState_EnsureFromView, for threads that call back often: on a thread
  * without a thread state the one it makes is kept and re-attached by later calls
@@ -4232,15 +4532,8 @@ static inline PyThreadStateToken *Pep788_EnsureKept(PyInterpreterView *view)
 {
 #if !PEP788_NATIVE && PEP788_KEEPS
     pep788_view *v = (pep788_view *)(void *)view;
-    pep788_word guard = (pep788_word)pep788_Guard_FromView(view);
-    void *token = NULL;
-    if (guard != 0) {
-        token = pep788_attach_kept(guard | PEP788_OWNS, v->record);
-        if (token == NULL) {
-            pep788_close_guard(guard);
-        }
-    }
-    return token;
+    void *token = v == NULL || v->record == NULL ? NULL : pep788_attach_light(v->record);
+    return token != NULL ? token : pep788_ensure_kept_slowly(view);
 #elif PEP788_KEEPS
     return pep788_native_ensure_kept(view);
 #else
@@ -4259,6 +4552,12 @@ static inline void Pep788_ReleaseKept(PyThreadStateToken *token)
 #if PEP788_NATIVE && PEP788_KEEPS
     pep788_native_release_kept(token);
 #else
+#  if PEP788_KEEPS
+    if (((pep788_word)token & PEP788_TAGS) == PEP788_KEPT) {
+        pep788_detach_light((pep788_word)token);
+        return;
+    }
+#  endif
     PyThreadState_Release(token);
 #endif
 }
@@ -4280,7 +4579,7 @@ static inline PyObject *Pep788_Modules(void)
         pep788_lock(&c->lock);
         for (r = c->records; r != NULL && n < 64; r = r->next, n++) {
             some[n].name = r->name;
-            some[n].count = pep788_record_count(r);
+            some[n].count = pep788_open_guards(r);
         }
         pep788_unlock(&c->lock);
         for (i = 0; i < n; i++) {
