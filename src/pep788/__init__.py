@@ -15,7 +15,6 @@ folder that it is in.
 import os as _os
 
 from ._core import PythonFinalizationError, View, guard, guard_count
-from ._watchdog import watchdog
 
 __all__ = [
     "PythonFinalizationError",
@@ -34,7 +33,7 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # importing typing would cost more than all of this package
 if TYPE_CHECKING:
-    from typing import TypeVar
+    from typing import Optional, TypeVar
 
     _Function = TypeVar("_Function")
 
@@ -60,6 +59,20 @@ def callback(
     return result
 
 
+def watchdog(after: "Optional[float]" = 10.0, *, abort_after: "Optional[float]" = None) -> None:
+    """Report on stderr why the process has not ended ``after`` seconds after finalization began.
+
+    The report names the stage of finalization, open guards, native threads and Python stacks; it is repeated with
+    growing pauses.  ``abort_after`` seconds after finalization began the process is aborted, for a core file.
+    Each call replaces the settings of the one before; ``watchdog(None)`` turns the watchdog off.
+    Until finalization begins there is no thread.  The environment variables ``PEP788_WATCHDOG`` and
+    ``PEP788_WATCHDOG_ABORT_AFTER`` do the same for a program that imports pep788.
+    """
+    from . import _watchdog
+
+    _watchdog.watchdog(after, abort_after)
+
+
 _HERE = _os.path.dirname(_os.path.abspath(__file__))
 
 
@@ -76,3 +89,7 @@ def get_cmake_dir() -> str:
 def get_pkgconfig_dir() -> str:
     """Return the folder of pep788.pc, for ``PKG_CONFIG_PATH``."""
     return _os.path.join(_HERE, "pkgconfig")
+
+
+if "PEP788_WATCHDOG" in _os.environ:
+    from . import _watchdog as _watchdog

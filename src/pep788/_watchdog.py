@@ -11,7 +11,7 @@ import sys
 
 from . import _core
 
-TYPE_CHECKING = False  # nor is __future__ imported: `import pep788` loads nothing else
+TYPE_CHECKING = False  # neither __future__ nor typing need be loaded for it
 if TYPE_CHECKING:
     from typing import Callable, Optional
 
@@ -21,15 +21,8 @@ _installed = False
 _signal: "Optional[int]" = None  # has faulthandler's handler; 0: none has
 
 
-def watchdog(after: "Optional[float]" = 10.0, *, abort_after: "Optional[float]" = None) -> None:
-    """Report on stderr why the process has not ended ``after`` seconds after finalization began.
-
-    The report names the stage of finalization, open guards, native threads and Python stacks; it is repeated with
-    growing pauses.  ``abort_after`` seconds after finalization began the process is aborted, for a core file.
-    Each call replaces the settings of the one before; ``watchdog(None)`` turns the watchdog off.
-    Until finalization begins there is no thread.  The environment variables ``PEP788_WATCHDOG`` and
-    ``PEP788_WATCHDOG_ABORT_AFTER`` do the same for a program that imports pep788.
-    """
+def watchdog(after: "Optional[float]", abort_after: "Optional[float]") -> None:
+    """As pep788.watchdog."""
     if _core.INTERPRETER != 0:
         raise RuntimeError("the watchdog watches the end of the main interpreter; call watchdog() there")
     if after is None:
@@ -161,7 +154,7 @@ def _set_by_environment() -> None:
         )
         abort_after = None
     try:
-        watchdog(after, abort_after=abort_after)
+        watchdog(after, abort_after)
     except RuntimeError as error:  # the import goes on
         _warn(str(error))
 
