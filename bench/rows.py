@@ -240,6 +240,12 @@ ROWS = (
         unit="µs",
     ),
     Row(
+        "close-floor",
+        "close",
+        "last Close to finalization going on / the same with a bare semaphore",
+        pair("ours", "semaphore"),
+    ),
+    Row(
         "exit",
         "process",
         "process exit, with import pep788 / without",
@@ -311,6 +317,7 @@ CONTENDERS = (
     ("callbacks", "cffi-safe-kept 1", "callbacks, cffi through pep788.callback, state kept, 1 thread", "k/s"),
     ("close", "ours", "last Close to finalization going on", "µs"),
     ("close", "native", "the same, native", "µs"),
+    ("close", "semaphore", "the same, a semaphore is posted that an atexit callback waits for", "µs"),
     ("process", "import", "import pep788", "µs"),
     ("process", "exit without", "exit of a process without pep788", "µs"),
     ("process", "exit with", "exit of a process that imported pep788", "µs"),

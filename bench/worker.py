@@ -37,7 +37,11 @@ sys.path.insert(0, sys.argv[1])
 import bench_close
 gc.set_threshold(1_000_000)  # the next collection is the one of finalization
 gc.callbacks.append(lambda phase, info, report=bench_close.report: report())
-bench_close.start(30)
+guarded = sys.argv[2] == "guard"
+if not guarded:
+    import atexit
+    atexit.register(bench_close.await_post)
+bench_close.start(30, guarded)
 """
 # The last statement tells the time; the exit lasts from there to the moment the parent knows that it is over.
 WITHOUT = "import os, time; os.write(1, b'%d' % time.monotonic_ns())"
@@ -128,7 +132,7 @@ class Bench:
         if "callbacks" in groups:
             steps += [functools.partial(self.library, name, make_tick()) for name in LIBRARIES]
         if "close" in groups:
-            steps += [functools.partial(self.closing, always=always) for always in {self.settings.always, False}]
+            steps += [functools.partial(modules.close, self.builder, always=always) for always in {self.settings.always, False}]
         for step in steps:
             with contextlib.suppress(modules.BuildError):
                 step()
@@ -208,9 +212,9 @@ class Bench:
 
     def close(self) -> None:
         """Microseconds from the last Close, by a native thread, to the collection that finalization starts with."""
-        contenders = {"ours": self.closing(always=self.settings.always)}
+        contenders = {name: self.closing(name, always=self.settings.always) for name in ("ours", "semaphore")}
         if self.settings.always:
-            contenders["native"] = self.closing(always=False)
+            contenders["native"] = self.closing("native", always=False)
         self.rounds("close", contenders)
 
     def process(self) -> None:
@@ -391,11 +395,12 @@ class Bench:
         for _ in sys.stdin:
             print(sample(), file=OUTPUT, flush=True)
 
-    def closing(self, *, always: bool) -> Sampler:
+    def closing(self, name: str, *, always: bool) -> Sampler:
         folder = modules.close(self.builder, always=always)
+        what = "semaphore" if name == "semaphore" else "guard"
 
         def sample() -> float:
-            done = run_child(["-c", CLOSE, str(folder)])
+            done = run_child(["-c", CLOSE, str(folder), what])
             if done.returncode or not done.stdout.strip():
                 raise RuntimeError(f"the process that closes a guard ended with status {done.returncode}")
             return int(done.stdout) / 1000

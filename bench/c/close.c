@@ -1,16 +1,19 @@
-/* For the row "close": how long after the last Close does finalization go on? And for bench/memory.py: threads that
-   keep a state. */
+/* For the row "close": how long after the last Close does finalization go on? Beside it the least that any scheme
+   must take: the same thread posts a semaphore that an atexit callback waits for. And for bench/memory.py: threads
+   that keep a state. */
 
 #include <Python.h>
 #include <pep788.h>
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
-static PyInterpreterGuard *held;
+static PyInterpreterGuard *held; /* NULL: the semaphore */
+static sem_t posted;
 static int64_t closed_at; /* published by Close itself, which the waiting thread synchronizes with */
 
 static int64_t
@@ -28,28 +31,49 @@ hold(void *milliseconds)
     struct timespec time = {wait / 1000, wait % 1000 * 1000000};
     nanosleep(&time, NULL);
     closed_at = now();
-    PyInterpreterGuard_Close(held);
+    if (held == NULL) {
+        sem_post(&posted);
+    }
+    else {
+        PyInterpreterGuard_Close(held);
+    }
     return NULL;
 }
 
-/* Close a guard from a native thread, so many milliseconds from now. */
+/* start(milliseconds, guarded): close a guard, or post the semaphore, from a native thread then. */
 static PyObject *
-start(PyObject *module, PyObject *milliseconds)
+start(PyObject *module, PyObject *args)
 {
     pthread_t thread;
-    long wait = PyLong_AsLong(milliseconds);
-    if (wait == -1 && PyErr_Occurred()) {
+    long wait;
+    int guarded;
+    if (!PyArg_ParseTuple(args, "lp", &wait, &guarded)) {
         return NULL;
     }
-    held = PyInterpreterGuard_FromCurrent();
-    if (held == NULL) {
+    if (sem_init(&posted, 0, 0) != 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (guarded && (held = PyInterpreterGuard_FromCurrent()) == NULL) {
         return NULL;
     }
     if (pthread_create(&thread, NULL, hold, (void *)(intptr_t)wait) != 0) {
-        PyInterpreterGuard_Close(held);
+        if (guarded) {
+            PyInterpreterGuard_Close(held);
+        }
         return PyErr_NoMemory();
     }
     pthread_detach(thread);
+    Py_RETURN_NONE;
+}
+
+/* An atexit callback: sleeps, detached, until the semaphore is posted. */
+static PyObject *
+await(PyObject *module, PyObject *unused)
+{
+    Py_BEGIN_ALLOW_THREADS
+    while (sem_wait(&posted) != 0) {
+    }
+    Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
 
@@ -102,7 +126,8 @@ keep(PyObject *module, PyObject *count)
 
 static PyMethodDef methods[] = {
     {"keep", keep, METH_O, NULL},
-    {"start", start, METH_O, NULL},
+    {"start", start, METH_VARARGS, NULL},
+    {"await_post", await, METH_NOARGS, NULL},
     {"report", report, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

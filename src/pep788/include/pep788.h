@@ -2063,7 +2063,7 @@ PEP788_NOT_INLINE void pep788_detach_slowly(void *token)
         pep788_detach_light(guard);
         return;
     }
-    if (pep788_ensures() == 0 || (tagged && *pep788_counter(guard) == 0)) {
+    if ((tagged ? *pep788_counter(guard) : pep788_ensures()) == 0) {
         if (pep788_release_elsewhere(token)) {
             return;
         }
