@@ -242,6 +242,7 @@ static void pep788_look_up(void) { }
 static void pep788_find_thread_id(void) { }
 static void pep788_watch_forks(void) { }
 static void pep788_find_gilstate_key(void) { }
+static void pep788_choose_fence(int early) { (void)early; }
 static int pep788_wants_trace(int always);
 static const char *pep788_module_name(void) { return "harness"; }
 static int pep788_arm(pep788_coordinator *c)
