@@ -59,7 +59,7 @@ def _wheel(name: str, about: str, *requirements: str) -> Case:
 UNMODIFIED = REPO / "tests" / "shutdown" / "programs" / "unmodified.cpp"
 POOL = EXITS / "red_ctypes_pool.py"
 CASES: Dict[str, Case] = {
-    "loops": Case("four threads in a loop of PyGILState", EXITS / "red_loops.py", source=EXITS / "loops.c"),
+    "loops": Case("four threads in a loop of `PyGILState`", EXITS / "red_loops.py", source=EXITS / "loops.c"),
     "c_pool": Case("C pool, ctypes callback", POOL, ("{built}", "100"), source=EXITS / "pool.c"),
     "cxx_pool": Case("C++ pool, `noexcept`, ctypes callback", POOL, ("{built}", "100"), source=EXITS / "noexcept.cpp"),
     "daemon_frames": Case(
