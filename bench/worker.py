@@ -239,7 +239,7 @@ class Bench:
         def pair() -> float:
             """The quickest of short windows: a difference of two that others interrupt says nothing."""
             windows = [self.pairs.run("gilstate attached", 1, 0.2, 1.0, self.cpus) for _ in range(20)]
-            return min(nanoseconds / sum(counts) for nanoseconds, counts in windows)
+            return min(float(nanoseconds / sum(counts)) for nanoseconds, counts in windows)
 
         def added() -> float:
             without = pair()
