@@ -51,7 +51,7 @@ exits: $(STAMPS)/test ## pep788 stress on programs that fail at exit, 200 runs o
 explore: $(STAMPS)/test ## all interleavings of the guard and close state machine
 	$(VENV)/bin/python tests/explore/run.py $(ARGS)
 
-sanitize: $(STAMPS)/test ## the same code under the thread, address and undefined-behaviour sanitizers
+sanitize: $(STAMPS)/test ## the same code under the thread, address and undefined-behaviour sanitizers, and the shield
 	$(VENV)/bin/python tests/sanitize/run.py $(ARGS)
 
 examples: $(STAMPS)/checked ## the example projects, built from the wheel on the oldest and the newest interpreter

@@ -2,10 +2,13 @@
 
 `make sanitize` runs this. harness.c runs the state machine on native threads without CPython, with every compiler found
 here; headers with one deliberate bug each show that the sanitizers would report. Then an extension module runs in the
-interpreter that runs this script, under AddressSanitizer. Exit status 0: no report, and every bug reported.
+interpreter that runs this script, under AddressSanitizer, and so do the functions that `pep788 shield` puts in place,
+below a module that knows nothing of them. Exit status 0: no report, and every bug reported.
 
     run.py                 everything
     run.py --seconds 60    longer runs of the harness
+    run.py --shield        the shield only
+    run.py --valgrind      the shield only, with valgrind's memcheck in place of the sanitizers
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
+import importlib.util
 import os
 import pathlib
 import platform
@@ -23,7 +27,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "explore"))
@@ -50,7 +54,7 @@ LIMIT = 600
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """A deliberate bug in the header that this sanitizer must report."""
+    """A deliberate bug that this sanitizer must report; no `function`: what is changed is once in the whole text."""
 
     name: str
     sanitizer: str
@@ -59,10 +63,10 @@ class Mutant:
     new: str
 
     def apply(self, header: str) -> str:
-        start, end = find_function(header, self.function)
+        start, end = find_function(header, self.function) if self.function else (0, len(header))
         changed, count = re.subn(self.old, self.new, header[start:end], flags=re.S)
         if count != 1:
-            raise Missing(f"its text is {count} times in {self.function}: adapt tests/sanitize/run.py")
+            raise Missing(f"{self.name}: its text is there {count} times: adapt tests/sanitize/run.py")
         return header[:start] + changed + header[end:]
 
 
@@ -75,6 +79,15 @@ MUTANTS = [
     Mutant("cells are not aligned", "address,undefined", "pep788_new_pair", r"block \+= [^\n]*;", "block += 1;"),
     Mutant("kept: the end of a use is a relaxed store", "thread", "pep788_tell", "store_release", "store_relaxed"),
     Mutant("a pair is too small", "address,undefined", "pep788_new_pair", r"\(cells \+ 1\) \* sizeof", "cells / 2 * sizeof"),
+]
+
+
+SHIELD = HERE.parent.parent / "src" / "pep788" / "_shield.c"
+SHIELD_MUTANTS = [
+    Mutant("names of objects are written past their end", "address,undefined", "",
+           r"size_t room = 2 [^;]*;", "size_t room = length;"),
+    Mutant("the list of objects does not grow", "address,undefined", "", r"\* sizeof\(Loaded\)", ""),
+    Mutant("a thread that exits stays listed", "address,undefined", "", r"\*inside->link = inside->next;", ""),
 ]
 
 
@@ -221,8 +234,48 @@ def our_leaks(output: str) -> List[str]:
     """Memory that the header or the extension allocated and lost: not what CPython itself never frees, and not cells,
     which are never freed because a late close must find them."""
     blocks = re.findall(r"^(?:Direct|Indirect) leak of .*?(?=\n\n|\Z)", output, re.M | re.S)
-    ours = [b for b in blocks if re.search(r"^ +#1 .*(?:pep788\.h|extension\.c)", b, re.M)]
+    ours = [b for b in blocks if re.search(r"^ +#1 .*(?:pep788\.h|extension\.c|_shield\.c)", b, re.M)]
     return [b for b in ours if "pep788_new_pair" not in b]
+
+
+def build_module(source: pathlib.Path, output: pathlib.Path, header: pathlib.Path, *flags: str) -> None:
+    command = ["g++" if source.suffix == ".cpp" else "gcc", "-O1", "-g", "-Wall", "-fno-omit-frame-pointer", "-shared", "-fPIC",
+               "-pthread", *flags, "-I", str(header.parent)]
+    for key in ("include", "platinclude"):
+        command += ["-isystem", sysconfig.get_path(key)]
+    status, text = run([*command, str(source), "-o", str(output)])
+    if status != 0:
+        raise Failed(f"{source.name} does not compile:\n{text}")
+
+
+SANITIZED = ("-std=gnu11", "-fsanitize=address,undefined")
+
+
+def sanitizer_environment() -> Dict[str, str]:
+    return {
+        "LD_PRELOAD": f"{library('libasan.so')}:{library('libubsan.so')}",
+        "ASAN_OPTIONS": "detect_leaks=1:fast_unwind_on_malloc=0:exitcode=0",
+        "PYTHONMALLOC": "malloc",
+    }
+
+
+def reports(output: str) -> List[str]:
+    """Without those of leaks, which our_leaks() looks at."""
+    return [r for r in REPORT.findall(output) if "LeakSanitizer" not in r and "byte(s) leaked" not in r]
+
+
+def judge(title: str, expected: int, parts: str, status: int, output: str) -> bool:
+    """Print what a run came to; whether it is without a report, did all its parts and ended as it should."""
+    report = reports(output)
+    leaks = our_leaks(output)
+    done = re.findall(rf"^(?:{parts}).*$", output, re.M)
+    good = status == expected and len(done) >= len(parts.split("|")) and not report and not leaks
+    if good:
+        print(f"{title}: {'; '.join(dict.fromkeys(done))}; no report")
+    else:
+        shown = "\n\n".join(leaks) if leaks and not report else output
+        print(f"{title}: FAILED (exit status {status}), {len(leaks)} leaks of ours\n{shown}")
+    return good
 
 
 def run_extension(folder: pathlib.Path, header: pathlib.Path) -> int:
@@ -231,33 +284,67 @@ def run_extension(folder: pathlib.Path, header: pathlib.Path) -> int:
     target = folder / "extension"
     target.mkdir()
     output_file = target / ("pep788_sanitized" + str(sysconfig.get_config_var("EXT_SUFFIX")))
-    command = ["gcc", "-O1", "-g", "-std=gnu11", "-Wall", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
-               "-shared", "-fPIC", "-pthread", "-DPEP788_ALWAYS", '-DPEP788_MODULE_NAME="sanitized"', "-I",
-               str(header.parent)]
-    for key in ("include", "platinclude"):
-        command += ["-isystem", sysconfig.get_path(key)]
-    status, output = run([*command, str(HERE / "extension.c"), "-o", str(output_file)])
-    if status != 0:
-        raise Failed(f"the extension does not compile:\n{output}")
+    flags = ("-DPEP788_ALWAYS", '-DPEP788_MODULE_NAME="sanitized"')
+    build_module(HERE / "extension.c", output_file, header, *SANITIZED, *flags)
     failures = 0
     for trace in "0", "1":
-        environment = {
-            "LD_PRELOAD": f"{library('libasan.so')}:{library('libubsan.so')}",
-            "ASAN_OPTIONS": "detect_leaks=1:fast_unwind_on_malloc=0:exitcode=0",
-            "PYTHONMALLOC": "malloc",
-            "PEP788_TRACE": trace,
-        }
+        environment = {**sanitizer_environment(), "PEP788_TRACE": trace}
         status, output = run([sys.executable, str(HERE / "exercise.py"), str(target)], environment)
-        report = [r for r in REPORT.findall(output) if "LeakSanitizer" not in r and "byte(s) leaked" not in r]
-        leaks = our_leaks(output)
-        done = re.findall(r"^(?:modules|subinterpreters|forked|exiting).*$", output, re.M)
-        if status == 0 and len(done) >= 4 and not report and not leaks:
-            print(f"PEP788_TRACE={trace}: {'; '.join(dict.fromkeys(done))}; no report")
-        else:
-            failures += 1
-            shown = "\n\n".join(leaks) if leaks and not report else output
-            print(f"PEP788_TRACE={trace}: FAILED (exit status {status}), {len(leaks)} leaks of ours\n{shown}")
+        failures += not judge(f"PEP788_TRACE={trace}", 0, "modules|subinterpreters|forked|exiting", status, output)
     return failures
+
+
+# --- the shield -----------------------------------------------------------------------------------------------
+
+SHIELD_ENDS = {"exit": 0, "late": 7}
+SHIELD_PARTS = "protected|switched|forked|subinterpreter|exiting"
+
+
+def shielded_package(target: pathlib.Path, source: pathlib.Path, header: pathlib.Path, *flags: str) -> Dict[str, str]:
+    """A copy of the installed package with another _shield; the environment to find it and a module to protect."""
+    spec = importlib.util.find_spec("pep788")
+    if spec is None or spec.origin is None:
+        raise Failed("pep788 is not installed for this interpreter")
+    suffix = str(sysconfig.get_config_var("EXT_SUFFIX"))
+    shutil.copytree(pathlib.Path(spec.origin).parent, target / "pep788", ignore=shutil.ignore_patterns("_shield*.so"))
+    build_module(source, target / "pep788" / ("_shield" + suffix), header, *flags)
+    unmodified = target.parent / ("unmodified" + suffix)
+    if not unmodified.exists():
+        build_module(HERE.parent / "shutdown" / "programs" / "unmodified.cpp", unmodified, header)
+    return {"PYTHONPATH": f"{target}{os.pathsep}{target.parent}", "PYTHONWARNINGS": "ignore"}
+
+
+def run_shield(folder: pathlib.Path, header: pathlib.Path) -> int:
+    """What the shield puts in place under AddressSanitizer and UBSan, and with a bug each; the number of failures."""
+    print(f"\nThe functions of pep788 shield in CPython {platform.python_version()}, AddressSanitizer and UBSan\n")
+    failures = 0
+    environment = {**shielded_package(folder / "shield", SHIELD, header, *SANITIZED), **sanitizer_environment()}
+    for how, expected in SHIELD_ENDS.items():
+        status, output = run([sys.executable, str(HERE / "exercise_shield.py"), how], environment)
+        failures += not judge(how, expected, SHIELD_PARTS, status, output)
+    for number, mutant in enumerate(SHIELD_MUTANTS):
+        target = folder / f"shield{number}"
+        source = folder / f"_shield{number}.c"
+        source.write_text(mutant.apply(SHIELD.read_text()))
+        environment = {**shielded_package(target, source, header, *SANITIZED), **sanitizer_environment()}
+        environment["ASAN_OPTIONS"] = "detect_leaks=0"
+        _, output = run([sys.executable, str(HERE / "exercise_shield.py"), "late"], environment)
+        found = reports(output)
+        failures += not found
+        print(f"{mutant.name:<44} {found[0].strip() if found else 'NOT REPORTED ' + output}")
+        sys.stdout.flush()
+    return failures
+
+
+def run_valgrind(folder: pathlib.Path, header: pathlib.Path) -> int:
+    """The same as it is compiled for use, under memcheck; the number of failures."""
+    if shutil.which("valgrind") is None:
+        raise Failed("valgrind is not installed")
+    print(f"\nThe functions of pep788 shield in CPython {platform.python_version()}, valgrind's memcheck\n")
+    environment = {**shielded_package(folder / "shield", SHIELD, header), "PYTHONMALLOC": "malloc"}
+    command = ["valgrind", "--quiet", "--error-exitcode=99", sys.executable, str(HERE / "exercise_shield.py")]
+    return sum(not judge(how, expected, SHIELD_PARTS, *run([*command, how], environment))
+               for how, expected in SHIELD_ENDS.items())
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -265,6 +352,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--header", type=pathlib.Path, default=HEADER)
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each run of the harness (default: 5)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--shield", action="store_true", help="the shield only")
+    only.add_argument("--valgrind", action="store_true", help="the shield only, with valgrind")
     options = parser.parse_args(arguments)
     start = time.monotonic()
     failures = 0
@@ -274,12 +364,19 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         options.jobs
     ) as pool:
         folder = pathlib.Path(name)
-        compilers = find_compilers(folder)
-        steps = (
-            lambda: run_harness(pool, folder, header, options.seconds, compilers),
-            lambda: run_mutants(pool, folder, header, compilers),
-            lambda: run_extension(folder, options.header),
-        )
+        steps: List[Callable[[], int]]
+        if options.valgrind:
+            steps = [lambda: run_valgrind(folder, options.header)]
+        else:
+            steps = [lambda: run_shield(folder, options.header)]
+        if not options.shield and not options.valgrind:
+            compilers = find_compilers(folder)
+            steps = [
+                lambda: run_harness(pool, folder, header, options.seconds, compilers),
+                lambda: run_mutants(pool, folder, header, compilers),
+                lambda: run_extension(folder, options.header),
+                *steps,
+            ]
         for step in steps:
             try:
                 failures += step()

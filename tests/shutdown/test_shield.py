@@ -339,6 +339,32 @@ def test_disable_waits_for_callbacks_in_flight(run: Callable[..., support.Result
     run(code).check()
 
 
+def test_on_and_off_while_threads_run_through_the_slots(run: Callable[..., support.Result]) -> None:
+    code = """
+        import threading, unmodified
+        from pep788 import shield
+
+        ways = [unmodified.call_soon, unmodified.call_own_state]
+        stop, ended = threading.Event(), threading.Semaphore(0)
+
+        def again(way):
+            if stop.is_set():
+                ended.release()
+            else:
+                way(lambda: again(way))
+
+        for way in ways * 2:
+            way(lambda way=way: again(way))
+        for _ in range(20):
+            assert shield.disable()
+            shield.enable()
+        stop.set()
+        for _ in ways * 2:
+            ended.acquire()
+    """
+    assert "gave up" not in run(code).check().err
+
+
 def test_modules_that_are_imported_later_are_protected_before_they_are_executed(run: Callable[..., support.Result]) -> None:
     code = """
         from pep788 import shield
@@ -411,6 +437,29 @@ def test_the_child_of_a_fork_ends_while_the_parent_is_inside(run: Callable[..., 
             done.wait()
     """
     run(code).check()
+
+
+def test_gevent_with_everything_patched(run: Callable[..., support.Result]) -> None:
+    pytest.importorskip("gevent")
+    code = """
+        from gevent import monkey
+
+        monkey.patch_all()
+        import gevent, os, unmodified
+
+        reader, writer = os.pipe()
+        read, sleep = monkey.get_original("os", "read"), monkey.get_original("time", "sleep")
+
+        def callback():
+            os.write(writer, b"x")
+            sleep(0.2)
+            os.write(1, b"end of the callback")
+
+        unmodified.call_soon(callback)
+        read(reader, 1)
+        gevent.joinall([gevent.spawn(gevent.sleep, 0.001) for _ in range(5)])
+    """
+    assert run(code).check().out == "end of the callback"
 
 
 def test_subinterpreters_neither_fail_nor_enable_it(run: Callable[..., support.Result]) -> None:

@@ -67,7 +67,7 @@ FLAGS = {
 }
 
 
-def loaded(path: pathlib.Path) -> object:
+def mapped(path: pathlib.Path) -> Made:
     """The object as a loader maps it at 0, before it is relocated."""
     data = path.read_bytes()
     offset, size, count = struct.unpack_from("<Q", data, 32)[0], *struct.unpack_from("<HH", data, 54)
@@ -77,7 +77,7 @@ def loaded(path: pathlib.Path) -> object:
     for kind, _, at, start, _, in_file, _, _ in elf.PROGRAM_HEADER.iter_unpack(headers):
         if kind == elf.PT_LOAD:
             memory[start : start + in_file] = data[at : at + in_file]
-    return image_of(bytes(memory), 0, segments)
+    return Made(memory, segments)
 
 
 def readelf(path: pathlib.Path) -> Set[Tuple[str, int, str]]:
@@ -98,7 +98,7 @@ def object_file(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> pathl
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="no readelf to compare with")
 def test_the_slots_are_those_that_readelf_lists(object_file: pathlib.Path) -> None:
     machine = elf.MACHINES[os.uname().machine]
-    found = {(slot.symbol, slot.address, slot.kind) for slot in find(loaded(object_file), machine)}
+    found = {(slot.symbol, slot.address, slot.kind) for slot in found_in(mapped(object_file), machine, 0)}
     assert found == readelf(object_file)
     assert {name for name, _, _ in found} == set(NAMES)
 
@@ -217,6 +217,33 @@ def test_damaged_objects_end_in_an_error_or_in_slots_of_their_own_data() -> None
             assert slot.symbol in NAMES
             assert 0x10000 + PAGE <= slot.address <= 0x10000 + 3 * PAGE - 8
     assert {"error", 0, 1} <= outcomes
+
+
+def test_damaged_objects_of_the_compiler_end_in_an_error_or_in_slots_of_their_own_data(object_file: pathlib.Path) -> None:
+    """Bytes of the tables that are read: the dynamic section, and what it leads to."""
+    chance = random.Random(788)
+    machine = elf.MACHINES[os.uname().machine]
+    whole = mapped(object_file)
+    image = image_of(bytes(whole.memory), 0, whole.segments)
+    (section,) = [segment for segment in whole.segments if segment.type == elf.PT_DYNAMIC]
+    dynamic = elf.Dynamic(image)
+    starts = [section.start, dynamic.symbols, *(dynamic.entries[tag] for tag in (elf.DT_RELA, elf.DT_JMPREL) if tag in dynamic.entries)]
+    writable = [s for s in whole.segments if s.type == elf.PT_LOAD and s.flags & elf.PF_W]
+    outcomes = set()
+    for _ in range(support.tries(400)):
+        made = Made(bytearray(whole.memory), whole.segments)
+        for _ in range(chance.choice([1, 2, 8])):
+            made.memory[chance.choice(starts) + chance.randrange(240)] = chance.choice([0, 1, 0x7F, 0xFF, chance.randrange(256)])
+        try:
+            slots = found_in(made, machine, 0)
+        except elf.ElfError:
+            outcomes.add("error")
+            continue
+        outcomes.add("slots")
+        for slot in slots:
+            assert slot.symbol in NAMES
+            assert slot.address % elf.WORD == 0 and any(s.holds(slot.address, elf.WORD) for s in writable)
+    assert outcomes == {"error", "slots"}
 
 
 def test_damaged_program_headers_end_in_an_error_or_in_nothing() -> None:

@@ -192,6 +192,13 @@ def test_every_target_the_README_names_is_in_the_Makefile():
     assert named and set(named) <= set(targets)
 
 
+def test_the_table_of_the_shield_is_that_of_its_results():
+    argv = [sys.executable, support.REPO / "examples" / "shield" / "prove.py", "--table"]
+    table = support.run_child([str(word) for word in argv]).check().out
+    assert table.count("\n") > 2
+    assert table in (support.REPO / "docs" / "shield.md").read_text(encoding="utf-8"), table
+
+
 def test_picture_is_well_formed():
     picture = xml.dom.minidom.parse(os.fspath(support.REPO / "docs" / "guard-life.svg"))
     assert picture.documentElement.getAttribute("viewBox") and picture.getElementsByTagName("desc")

@@ -146,6 +146,14 @@ def test_a_program_that_is_not_seen_is_said_to_be_so(stress):
     assert "in 2 runs no Python was seen" in out
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is a probe on Linux only")
+def test_a_program_that_becomes_another_is_seen(stress):
+    """As `pep788 shield` does, by execve: the process has the same number, and the environment of the one before."""
+    second = "import sys; sys.exit(3 if hasattr(sys, '_pep788_stress') else 4)"
+    first = f"import os, sys; os.execv(sys.executable, [sys.executable, '-c', {second!r}])"
+    stress("--runs", 2, "--status", 3, "--", sys.executable, "-c", first).check()
+
+
 def test_junit(stress, tmp_path):
     output = tmp_path / "report.xml"
     stress("--runs", 3, "--format", "junit", "-o", output, "--", *BAD).check(1)

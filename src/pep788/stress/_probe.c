@@ -410,6 +410,7 @@ begin(void)
     real_pause = (int (*)(void))dlsym(RTLD_NEXT, "pause");
     real_abort = (void (*)(void))dlsym(RTLD_NEXT, "abort");
     seed = text != NULL ? strtoull(text, NULL, 10) : 0;
+    unsetenv("PEP788_STRESS_MAIN"); /* of the program that this process was before execve: the pid is the same */
     open_record();
     if (atomic_load_explicit(&record, memory_order_relaxed) == NULL) {
         errno = saved;
