@@ -576,7 +576,7 @@ def _scoped(file: CFile, node: Node) -> List[Event]:
 
 # --- macros ---------------------------------------------------------------------------------------------------
 
-_LEAVES = re.compile(r"\b(?:return|goto|break|continue|throw)\b")
+LEAVES = re.compile(r"\b(?:return|goto|break|continue|throw)\b")
 _MACRO_KINDS = frozenset(
     {Kind.ENSURE, Kind.RELEASE, Kind.DETACH, Kind.REATTACH, Kind.NEW_STATE, Kind.TOKEN_OPEN, Kind.TOKEN_CLOSE,
      Kind.GUARD_OPEN, Kind.GUARD_CLOSE, Kind.SCOPED_ACQUIRE}
@@ -598,6 +598,11 @@ def definitions(file: CFile) -> Iterator[Macro]:
         yield Macro(file.text(name), file, node, parameters, body)
 
 
+def unquoted(code: str) -> str:
+    """Without what stands in strings and comments."""
+    return re.sub(r'"(?:\\.|[^"\\\n])*"|/\*.*?\*/|//[^\n]*', '""', code, flags=re.DOTALL)
+
+
 def understand(macro: Macro, known: Dict[str, Macro]) -> bool:
     """Find what the macro's replacement does; returns whether that is anything that matters."""
     text = b"void f(void) {" + mask(macro.body.encode(), [*names.STATEMENT_MACROS, *known]) + b";}"
@@ -610,5 +615,5 @@ def understand(macro: Macro, known: Dict[str, Macro]) -> bool:
     macro.calls = [(event.kind, event.name, event.key) for event in events if event.kind in _MACRO_KINDS]
     inner = [event.macro for event in events if event.macro is not None]
     macro.through = frozenset(name for m in inner for name in (m.name, *m.through))
-    macro.leaves = bool(_LEAVES.search(macro.body))
+    macro.leaves = bool(LEAVES.search(unquoted(macro.body)))
     return bool(macro.calls)

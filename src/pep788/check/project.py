@@ -23,8 +23,8 @@ class Project:
 
     files: List[CFile] = dataclasses.field(default_factory=list)
     macros: Dict[str, Macro] = dataclasses.field(default_factory=dict)
-    harmless: Set[str] = dataclasses.field(default_factory=set)
-    """The names of other macros that `files` define."""
+    others: Dict[str, Dict[str, List[Macro]]] = dataclasses.field(default_factory=dict)
+    """The other macros of each file, by name: what they do is known, and has nothing to do with this."""
     known_in: Dict[str, Dict[str, Macro]] = dataclasses.field(default_factory=dict)
     """The macros that matter in a file: not those for which it has a definition of its own that does not."""
     cython: List[CythonFile] = dataclasses.field(default_factory=list)
@@ -40,9 +40,19 @@ class Project:
         key = id(function)
         if key not in self._flows:
             both = (True, False) if b"#if" in function.text else (True,)
-            flows = [Flow(function, self.known_in[function.file.path], self.harmless, taken) for taken in both]
+            path = function.file.path
+            others = {**self._others, **_jumping(self.others[path])}
+            flows = [Flow(function, self.known_in[path], others, taken) for taken in both]
             self._flows[key] = flows if all(flow.understood for flow in flows) else []
         return self._flows[key]
+
+    @functools.cached_property
+    def _others(self) -> Dict[str, Optional[Macro]]:
+        merged: Dict[str, List[Macro]] = {}
+        for found in self.others.values():
+            for name, macros in found.items():
+                merged.setdefault(name, []).extend(macros)
+        return _jumping(merged)
 
     @functools.cached_property
     def by_name(self) -> Dict[str, List[Function]]:
@@ -144,14 +154,29 @@ def fill(project: Project) -> None:
     words += [rb"pthread_create|std::j?thread"]
     pattern = re.compile(b"|".join(words))
     for file in project.files:
-        own = {macro.name: macro for macro in ctree.definitions(file)}
-        project.harmless.update(set(own) - set(project.macros))
+        defined: Dict[str, List[Macro]] = {}
+        for macro in ctree.definitions(file):
+            defined.setdefault(macro.name, []).append(macro)
+        own = {name: macros[-1] for name, macros in defined.items()}
+        project.others[file.path] = {n: macros for n, macros in defined.items() if n not in project.macros}
         known = {n: m for n, m in project.macros.items() if n not in own or ctree.understand(own[n], project.macros)}
         project.known_in[file.path] = known
         for function in file.functions:
             project.defined.add(function.name)
             lambdas = ctree.add_events(function, known) if pattern.search(function.text) else []
             project.functions += [f for f in (function, *lambdas) if f.events or pattern.search(f.text)]
+
+
+def _jumping(defined: Dict[str, List[Macro]]) -> Dict[str, Optional[Macro]]:
+    """Each macro by its name, None if it jumps nowhere; left out where several definitions do not agree."""
+    found: Dict[str, Optional[Macro]] = {}
+    for name, macros in defined.items():
+        bodies = {ctree.unquoted(macro.body).strip(" ;") for macro in macros}
+        if not any(ctree.LEAVES.search(body) for body in bodies):
+            found[name] = None
+        elif len(bodies) == 1:
+            found[name] = macros[0]
+    return found
 
 
 def type_of(function: Function, key: str) -> Optional[str]:
