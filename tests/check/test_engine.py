@@ -97,6 +97,49 @@ def test_swig_interface_files(checker):
     assert report.skipped == []
 
 
+SWIG = """\
+%module x
+%feature("autodoc", "3 { braces");
+%exception {
+    PyGILState_STATE state = PyGILState_Ensure();
+    $action
+    if (failed())
+        return NULL;
+    PyGILState_Release(state);
+}
+%exception work %{
+    PyGILState_STATE state = PyGILState_Ensure(); $action PyGILState_Release(state);
+%}
+%typemap(in) callback_t (int temp) {
+    PyGILState_STATE state = PyGILState_Ensure();
+    $1 = make($input, "}");  /* } */
+    PyGILState_Release(state);
+}
+%typemap(in) int = char;
+%extend Foo {
+    %newobject copy;
+    void call() {
+        PyGILState_STATE state = PyGILState_Ensure();
+        run($self);
+        PyGILState_Release(state);
+    }
+}
+%inline %{
+static void later(void) { PyGILState_Release(PyGILState_Ensure()); }
+%}
+void declared(PyGILState_Ensure);
+"""
+
+
+def test_swig_directives_with_bodies(checker):
+    report = checker.report({"x.i": SWIG})
+    lines = [("x.i", line, "P101") for line in (4, 11, 14, 22, 28)]
+    assert checker.found(report) == sorted([*lines, ("x.i", 7, "P102")])
+    assert report.skipped == []
+    found = {SWIG.encode()[f.span.start : f.span.end] for f in report.findings}
+    assert found == {b"PyGILState_Ensure()", b"return NULL;"}
+
+
 def test_pure_python_mode(checker):
     source = "import cython\n\n@cython.nogil\n@cython.cfunc\ndef f():\n    with cython.gil:\n        print()\n"
     report = checker.report({"x.py": source, "y.py": "with gil: this is no Cython ("})

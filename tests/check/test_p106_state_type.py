@@ -85,3 +85,14 @@ def test_found(checker, source):
 def test_noop(checker, source):
     assert "want" not in source
     checker("P106", source)
+
+
+@pytest.mark.parametrize("kind, found", [("int", True), ("long", True), ("PyGILState_STATE", False)])
+def test_cython_variable_declared_before(checker, kind, found):
+    source = f"""\
+cdef void on_event() noexcept nogil:
+    cdef {kind} state
+    state = PyGILState_Ensure(){"  # want: P106" if found else ""}
+    PyGILState_Release(<PyGILState_STATE>state)
+"""
+    checker("P106", source, name="x.pyx")

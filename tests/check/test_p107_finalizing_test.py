@@ -29,6 +29,43 @@ FOUND = [
         """,
         id="initialized, then Ensure",
     ),
+    pytest.param(
+        """
+        static int alive(void)
+        {
+            return Py_IsInitialized() && !_Py_IsFinalizing();
+        }
+        static void on_event(void)
+        {
+            if (!alive())  /* want: P107 */
+                return;
+            PyGILState_STATE state = PyGILState_Ensure();
+            PyGILState_Release(state);
+        }
+        """,
+        id="through a helper",
+    ),
+    pytest.param(
+        """
+        #define ALIVE (Py_IsInitialized())
+        #define GOING(x) (_Py_IsFinalizing() || (x))
+        static void on_event(void)
+        {
+            if (ALIVE && ready) {  /* want: P107 */
+                PyGILState_STATE state = PyGILState_Ensure();
+                PyGILState_Release(state);
+            }
+        }
+        static void on_other(void)
+        {
+            if (GOING(0))  /* want: P107 */
+                return;
+            PyGILState_STATE state = PyGILState_Ensure();
+            PyGILState_Release(state);
+        }
+        """,
+        id="through macros",
+    ),
 ]
 
 NOOP = [
@@ -56,6 +93,42 @@ NOOP = [
         """,
         id="a test while attached, and no attach",
     ),
+    pytest.param(
+        """
+        static int start(void)
+        {
+            if (!Py_IsInitialized())
+                Py_Initialize();
+            return 0;
+        }
+        static PyObject *ask(PyObject *self, PyObject *args)
+        {
+            return PyBool_FromLong(Py_IsInitialized());
+        }
+        static int alive(void) { return Py_IsInitialized(); }
+        static int (*probe)(void) = alive;
+        static void on_event(int alive_before)
+        {
+            if (start() < 0 || alive_before)
+                return;
+            note(alive());
+            PyGILState_STATE state = PyGILState_Ensure();
+            PyGILState_Release(state);
+        }
+        """,
+        id="helpers that do more than ask, or are not asked",
+    ),
+    pytest.param(
+        """
+        static int alive(void) { return Py_IsInitialized(); }
+        static void drop(PyObject *object)
+        {
+            if (alive())
+                Py_DECREF(object);
+        }
+        """,
+        id="a helper's answer, and no attach",
+    ),
 ]
 
 
@@ -69,3 +142,21 @@ def test_found(checker, source):
 def test_noop(checker, source):
     assert "want" not in source
     checker("P107", source)
+
+
+def test_cython(checker):
+    source = """\
+cdef extern from "Python.h":
+    bint Py_IsInitialized() nogil
+
+cdef void on_event() noexcept nogil:
+    if Py_IsInitialized():  # want: P107
+        with gil:
+            print()
+
+cdef void ask() noexcept nogil:
+    with gil:
+        print()
+    Py_IsInitialized()
+"""
+    checker("P107", source, name="x.pyx")

@@ -77,6 +77,7 @@ for _kind, _names in (
     (Kind.TEST, names.FINALIZING_TESTS),
     (Kind.LOOKUP, names.LOOKUPS),
     (Kind.JOIN, names.JOINS),
+    (Kind.JOIN, names.LIBRARY_WAITS),
     (Kind.FROM_MAIN, ("PyInterpreterView_FromMain",)),
 ):
     _BY_NAME.update(dict.fromkeys(_names, _kind))
@@ -123,11 +124,12 @@ class Macro:
 
 
 class CFile:
-    """A parsed file. `data` is what is on disk; the tree was made from a copy of the same length."""
+    """A parsed file. `data` is what is on disk, `code` its C code; the tree was made from a copy of the same length."""
 
-    def __init__(self, path: str, data: bytes, masked: bytes, language: str) -> None:
+    def __init__(self, path: str, data: bytes, masked: bytes, language: str, code: Optional[bytes] = None) -> None:
         self.path = path
         self.data = data
+        self.code = data if code is None else code
         self.language = language
         self.root = _parse(masked, language)
         self.lines = _line_starts(data)
@@ -137,10 +139,19 @@ class CFile:
         return [Function(self, node, owner) for node, owner in _functions(self.root)]
 
     def text(self, node: Node) -> str:
-        return self.data[node.start_byte : node.end_byte].decode("utf-8", "replace")
+        return self.code[node.start_byte : node.end_byte].decode("utf-8", "replace")
 
     def span(self, node: Node) -> Span:
         return span_of(self.path, self.data, self.lines, node.start_byte, node.end_byte)
+
+    def indent(self, node: Node) -> Optional[str]:
+        """The blanks before a node that begins its line; None if something else stands there."""
+        before = self.data[self.lines[bisect.bisect_right(self.lines, node.start_byte) - 1] : node.start_byte]
+        return before.decode() if not before.strip(b" \t") else None
+
+    @property
+    def newline(self) -> str:
+        return "\r\n" if b"\r\n" in self.data else "\n"
 
     @functools.cached_property
     def fields(self) -> Dict[str, Set[str]]:
@@ -173,7 +184,7 @@ class Function:
         self.is_lambda = node.type == "lambda_expression"
         self.name, scope = self._names()
         self.owner = scope or owner
-        self.text = file.data[node.start_byte : node.end_byte]
+        self.text = file.code[node.start_byte : node.end_byte]
         self.events: List[Event] = []
 
     def _names(self) -> Tuple[str, str]:
@@ -209,7 +220,7 @@ class Function:
         type_node = self.node.child_by_field_name("type")
         if type_node is None:
             return ""
-        between = self.file.data[type_node.end_byte : self.declarator.start_byte].decode("utf-8", "replace")
+        between = self.file.code[type_node.end_byte : self.declarator.start_byte].decode("utf-8", "replace")
         return " ".join((self.file.text(type_node) + between).split())
 
     @property
@@ -472,8 +483,8 @@ def _call(file: CFile, node: Node, macros: Dict[str, Macro]) -> List[Event]:
         return []
     if callee.type == "field_expression":
         field = callee.child_by_field_name("field")
-        if field is not None and file.text(field) == "join" and not arguments(node):
-            return [Event(Kind.JOIN, "join", node, file.text(callee.child_by_field_name("argument")))]
+        if field is not None and file.text(field) in WAITING_METHODS and not arguments(node):
+            return [Event(Kind.JOIN, file.text(field), node, file.text(callee.child_by_field_name("argument")))]
         return []
     name = file.text(callee).replace(" ", "")
     name = name[2:] if name.startswith("::") else name
@@ -487,6 +498,14 @@ def _call(file: CFile, node: Node, macros: Dict[str, Macro]) -> List[Event]:
     return [Event(kind, name, node, _key(file, node, kind))]
 
 
+WAITING_METHODS = {
+    "join": ("std::thread", "std::jthread", "boost::thread"),
+    "wait": ("std::future", "std::shared_future"),
+    "get": ("std::future", "std::shared_future"),
+}
+"""Methods without arguments that wait for a thread, and of which classes."""
+START_ROUTINES = {"pthread_create": 2, "thrd_create": 1, "std::thread": 0, "std::jthread": 0, "std::async": 0}
+"""Which argument is the function that the new thread runs."""
 SCOPED_TEMPLATE = re.compile(r"std::make_(?:unique|shared|optional)<(?:\w+::)*gil_scoped_acquire>")
 _TAKES = (Kind.RELEASE, Kind.TOKEN_CLOSE, Kind.GUARD_CLOSE, Kind.JOIN)
 
@@ -496,6 +515,31 @@ def _key(file: CFile, call: Node, kind: Kind) -> str:
         given = arguments(call)
         return normal(file, strip_casts(given[0])) if given else ""
     return result_variable(file, call)
+
+
+def started(file: CFile) -> Iterator[Tuple[Node, Node]]:
+    """Each call that starts a thread, with the argument that says what it runs."""
+    for node in walk(file.root) if re.search(rb"thr(?:ea)?d|async", file.data) else ():
+        if node.type == "call_expression":
+            callee = file.text(node.child_by_field_name("function"))
+            given = arguments(node)
+            at = START_ROUTINES.get(callee)
+            if callee == "std::async" and given and b"launch" in given[0].text:
+                at = 1
+            if at is not None and len(given) > at:
+                yield node, given[at]
+        elif node.type == "declaration":
+            type_node = node.child_by_field_name("type")
+            if type_node is None or file.text(type_node) not in START_ROUTINES:
+                continue
+            for declarator in node.children_by_field_name("declarator"):  # std::thread worker(run, 1);
+                value = declarator.child_by_field_name("value") if declarator.type == "init_declarator" else None
+                if value is not None and value.type in ("argument_list", "initializer_list") and value.named_children:
+                    yield declarator, value.named_children[0]
+
+
+def routine_name(file: CFile, given: Node) -> str:
+    return file.text(given).lstrip("&").split("::")[-1]
 
 
 def arguments(call: Node) -> List[Node]:

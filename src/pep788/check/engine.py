@@ -111,6 +111,7 @@ def _first_pass(options: Options, collect: Collect, report: Report, whole: Proje
         if found.suffix in sources.BINARY_SUFFIXES:
             _binary(found, report, whole)
             continue
+        whole.paths.add(found.path)
         report.lines += found.data.count(b"\n")
         if found.suffix in sources.CYTHON_SUFFIXES:
             _cython(found, report, whole)

@@ -16,10 +16,19 @@ class Severity(enum.Enum):
 
 
 class Confidence(enum.Enum):
-    """HIGH: the whole function was understood; MEDIUM: the site is certain, what is around it is not."""
+    """HIGH: all it depends on was understood; MEDIUM: the site is certain, something it depends on is not."""
 
     HIGH = "high"
     MEDIUM = "medium"
+
+
+class Fix(enum.Enum):
+    """What applying a finding's edits does: SAFE keeps the meaning, UNSAFE may change it, DISPLAY
+    is there to be read."""
+
+    SAFE = "safe"
+    UNSAFE = "unsafe"
+    DISPLAY = "display"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +74,8 @@ class Finding:
     function: str = ""
     related: Tuple[Related, ...] = ()
     edits: Tuple[Edit, ...] = ()
+    fix: Fix = Fix.SAFE
+    """Of the edits, if there are any."""
     data: Dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     @property

@@ -28,6 +28,8 @@ class Project:
     known_in: Dict[str, Dict[str, Macro]] = dataclasses.field(default_factory=dict)
     """The macros that matter in a file: not those for which it has a definition of its own that does not."""
     cython: List[CythonFile] = dataclasses.field(default_factory=list)
+    paths: Set[str] = dataclasses.field(default_factory=set)
+    """Of all sources, those that were not worth parsing included."""
     binaries: List[Binary] = dataclasses.field(default_factory=list)
     functions: List[Function] = dataclasses.field(default_factory=list)
     """Those with an event; lambdas are functions of their own."""
@@ -103,9 +105,12 @@ def code_of(item: Item) -> bytes:
 
 
 def parse_c(item: Item, macros: Iterable[str]) -> CFile:
-    code = _for_parser(code_of(item))
+    given = code_of(item)
+    code = _for_parser(given)
     masked = ctree.mask(code, [*names.STATEMENT_MACROS, *macros])
-    return CFile(item.path, item.data, masked, ctree.guess_language(item.path, code))
+    extends = item.suffix in sources.SWIG_SUFFIXES and b"%extend" in item.data  # structs with functions in them
+    language = "cpp" if extends else ctree.guess_language(item.path, code)
+    return CFile(item.path, item.data, masked, language, given)
 
 
 def _for_parser(data: bytes) -> bytes:
@@ -151,7 +156,8 @@ def fill(project: Project) -> None:
     """Find the events of all functions."""
     words = [names.INTERESTING.pattern, rb"Py_Is(?:Finalizing|Initialized)|_join\b|\bjoin\b|Py_(?:BEGIN|END)_ALLOW"]
     words += [re.escape(name).encode() for name in project.macros]
-    words += [rb"pthread_create|std::j?thread"]
+    words += [rb"pthread_create|std::j?thread|std::(?:shared_)?future|std::async"]
+    words += [re.escape(name).encode() for name in names.LIBRARY_WAITS]
     pattern = re.compile(b"|".join(words))
     for file in project.files:
         defined: Dict[str, List[Macro]] = {}

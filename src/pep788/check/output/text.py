@@ -32,7 +32,7 @@ def _finding(finding: Finding, report: Report, console: Console) -> None:
     where = f"{path}:{span.line}:{span.column}" if span.line else path
     kind = (f"{finding.severity.value}[{finding.rule}]", COLOURS[finding.severity])
     head = Text.assemble((where, "bold"), ": ", kind)
-    sure = "" if finding.confidence is Confidence.HIGH else " (the function around it was not understood whole)"
+    sure = "" if finding.confidence is Confidence.HIGH else " (less certain: not all it depends on was understood)"
     head.append(f" {printable(finding.message)}{sure}")
     console.print(head, soft_wrap=True)
     if span.path in report.frames and span.line:

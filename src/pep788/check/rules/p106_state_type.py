@@ -42,7 +42,7 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
                 yield from _release(rule, function, event)
     for file in project.cython:
         for ensure in file.ensures:
-            if ensure.type_name in CYTHON_PRIMITIVE:
+            if ensure.type_name.rstrip(" *") in CYTHON_PRIMITIVE:
                 message = f"The result of PyGILState_Ensure is kept as {ensure.type_name}."
                 yield rule.on(ensure.span, message, HELP, function=ensure.function)
 
