@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 
 import pytest
+import support
 
 PAIR = """
 static void on_event(void *data)
@@ -64,6 +65,14 @@ def test_headers_of_binding_libraries_are_skipped(checker):
     report = checker.report({"vendor/pybind11/gil.h": "void f() { gil_scoped_acquire gil; }", "pythoncapi_compat.h": PAIR % ""})
     assert report.findings == []
     assert sorted(skipped(report)) == [("gil.h", "vendored"), ("pythoncapi_compat.h", "vendored")]
+
+
+def test_copies_of_our_headers_are_skipped(checker):
+    names = ("pep788.h", "pep788.hpp", "pep788/binding.hpp")
+    files = {f"src/vendor/{name}": (support.INCLUDE / name).read_bytes() for name in names}
+    report = checker.report({**files, "other/pep788.h": PAIR % ""})
+    assert checker.found(report) == [("other/pep788.h", 4, "P101")]
+    assert [kind for _, kind in skipped(report)] == ["vendored"] * 3
 
 
 def test_macros_are_known_by_their_definitions_in_other_files(checker):

@@ -132,7 +132,7 @@ class CFile:
         self.code = data if code is None else code
         self.language = language
         self.root = _parse(masked, language)
-        self.lines = _line_starts(data)
+        self.lines = line_starts(data)
 
     @functools.cached_property
     def functions(self) -> List["Function"]:
@@ -414,7 +414,7 @@ def declared(file: CFile, node: Node) -> List[Tuple[str, str]]:
     return found
 
 
-def _line_starts(data: bytes) -> List[int]:
+def line_starts(data: bytes) -> List[int]:
     return [0, *(found.end() for found in re.finditer(rb"\n", data))]
 
 

@@ -13,7 +13,7 @@ import threading
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 from . import names
-from .ctree import _line_starts, span_of
+from .ctree import line_starts, span_of
 from .model import Span
 
 
@@ -157,7 +157,7 @@ def _parse(path: str, data: bytes, text: str) -> CythonFile:
             tree = _tree(path, text, "3")
         except CannotParse:
             tree = _tree(path, text, "2")  # `print` statements
-    file = CythonFile(path, data, _line_starts(data))
+    file = CythonFile(path, data, line_starts(data))
     _visit(tree, file)
     return file
 
@@ -290,20 +290,17 @@ def _gil_function(node: Any, declarator: Any, file: CythonFile) -> Optional[GilF
 def _python_function(node: Any, file: CythonFile) -> _Where:
     """`def`, which may be a C function by its decorators in pure-Python mode."""
     name = str(getattr(node, "name", ""))
-    if _has_directive(node, "with_gil"):
-        span = _words(_decorator(node, "with_gil").pos, file, "with_gil")
-        file.functions.append(GilFunction(span, name, "?", _has_directive(node, "exceptval")))
+    with_gil = _decorator(node, "with_gil")
+    if with_gil is not None:
+        raises = _decorator(node, "exceptval") is not None
+        file.functions.append(GilFunction(_words(with_gil.pos, file, "with_gil"), name, "?", raises))
         return _Where(_Body(name))
-    nogil = _has_directive(node, "nogil")
+    nogil = _decorator(node, "nogil") is not None
     return _Where(_Body(name), nogil, not nogil)
 
 
-def _has_directive(node: Any, wanted: str) -> bool:
-    return _decorator(node, wanted) is not None
-
-
 def _decorator(node: Any, wanted: str) -> Any:
-    """`@cython.nogil`, `@cython.with_gil` and `@cython.exceptval(...)` of pure-Python mode; `@cython.nogil(True)`, too."""
+    """`@cython.nogil`, `@cython.with_gil` and `@cython.exceptval(...)` of pure-Python mode."""
     for decorator in getattr(node, "decorators", None) or ():
         used = decorator.decorator
         used = getattr(used, "function", used)
@@ -366,8 +363,9 @@ def _assignment(node: Any, where: _Where, file: CythonFile) -> None:
             if with_gil is not None:
                 file.declared.append(with_gil)
             value = getattr(inner, "default", None)
-            if value is not None:
-                body.takes[id(value)] = variable
+            if value is None:
+                continue
+            body.takes[id(value)] = variable
             if _is_ensure(value):
                 span = _words(value.pos, file, "PyGILState_Ensure")
                 file.ensures.append(StateVariable(span, body.name, variable, body.types[variable]))

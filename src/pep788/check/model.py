@@ -78,6 +78,10 @@ class Finding:
     """Of the edits, if there are any."""
     data: Dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
+    def fixed_by(self, unsafe: bool) -> Tuple[Edit, ...]:
+        """The edits that may be applied: those that keep the meaning, with `unsafe` those that may change it, too."""
+        return self.edits if self.fix is Fix.SAFE or (unsafe and self.fix is Fix.UNSAFE) else ()
+
     @property
     def order(self) -> Tuple[str, int, str]:
         return (self.span.path, self.span.start, self.rule)
@@ -89,7 +93,7 @@ class Skip:
 
     path: str
     reason: str
-    kind: str  # "generated", "vendored", "unreadable", "unparsed", "no parser"
+    kind: str  # "generated", "vendored", "unreadable", "unparsed"
 
 
 @dataclasses.dataclass
@@ -109,4 +113,4 @@ class Report:
     @property
     def lossy(self) -> List[Skip]:
         """What was skipped although it should have been checked."""
-        return [skip for skip in self.skipped if skip.kind in ("unreadable", "unparsed", "no parser")]
+        return [skip for skip in self.skipped if skip.kind in ("unreadable", "unparsed")]

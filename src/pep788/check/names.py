@@ -29,13 +29,11 @@ FINALIZE = frozenset({"Py_Finalize", "Py_FinalizeEx", "Py_EndInterpreter"})
 FINALIZING_TESTS = frozenset({"Py_IsInitialized", "Py_IsFinalizing", "_Py_IsFinalizing", "_Py_Finalizing"})
 LOOKUPS = frozenset({"PyInterpreterState_Main", "PyInterpreterState_Head", "PyInterpreterState_Next"})
 JOINS = frozenset({"pthread_join", "thrd_join", "pthread_timedjoin_np"})
-# Functions whose documentation says that they wait until a callback on another thread has returned, or its thread ended.
+# Library functions that wait until a callback on another thread has returned, or until its thread has ended.
 LIBRARY_WAITS = {
     "Pa_StopStream": "PortAudio's callback",
     "Pa_AbortStream": "PortAudio's callback",
     "Pa_CloseStream": "PortAudio's callback",
-    "jack_deactivate": "JACK's process thread",
-    "jack_client_close": "JACK's process thread",
     "pa_threaded_mainloop_stop": "PulseAudio's event loop",
     "mosquitto_loop_stop": "Mosquitto's network thread",
     "MHD_stop_daemon": "libmicrohttpd's threads",

@@ -1,6 +1,6 @@
 """SWIG interface files: the C code that SWIG copies into its output, with everything else blanked out.
 
-That is what stands in `%{ ... %}`, and the bodies of `%typemap`, `%exception`, `%feature` and `%extend`.  No byte moves.
+That is what stands in `%{ ... %}`, and the bodies of `%typemap`, `%exception`, `%feature` and `%extend`.
 """
 
 from __future__ import annotations

@@ -179,7 +179,8 @@ def _in_cython(rule: Rule, file: CythonFile, joins: Dict[str, Tuple[Function, Ev
     for call in file.calls:
         what = names.LIBRARY_WAITS.get(call.name) or ("a thread" if call.name in {*names.JOINS, *joins} else "")
         if what and call.attached:
-            where = [related(joins[call.name][0].file, joins[call.name][1], "it waits here")] if call.name in joins else []
+            inside = joins.get(call.name)
+            where = [related(inside[0].file, inside[1], "it waits here")] if inside else []
             yield rule.on(
                 file.span_of_call(call),
                 f"{call.name} waits for {what} while this one is attached, and {callback} attaches.",
@@ -213,7 +214,8 @@ def _calls_back(function: Function) -> bool:
             continue
         if callee.type == "identifier" and function.file.text(callee) in variables:
             return True
-        if callee.type == "parenthesized_expression" or (callee.type == "field_expression" and function.file.language == "c"):
+        member = callee.type == "field_expression" and function.file.language == "c"
+        if member or callee.type == "parenthesized_expression":
             return True
     return False
 

@@ -13,7 +13,7 @@ from ..registry import Rule, rule
 
 RESTORES = ("PyEval_RestoreThread", "PyEval_AcquireThread")
 SAVES = ("PyEval_SaveThread", "PyEval_ReleaseThread")
-HELP = "Use PyThreadState_EnsureFromView(view) and PyThreadState_Release(token); on a thread that is attached they nest."
+HELP = "Use PyThreadState_EnsureFromView(view) and PyThreadState_Release(token), which nest."
 
 
 @rule(
@@ -22,7 +22,7 @@ HELP = "Use PyThreadState_EnsureFromView(view) and PyThreadState_Release(token);
     "attaching with a thread state that was saved elsewhere",
     Severity.WARNING,
     why="PyEval_RestoreThread has no way to fail: once finalization has begun the calling thread is ended inside its "
-    "own frames (up to 3.13.7) or never returns (3.13.8+). A thread state may be used by the thread that saved it only.",
+    "own frames (up to 3.13.7) or never returns (3.13.8+). A thread state is for the thread that saved it.",
 )
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
     made = {_member(e.key) for function in project.functions for e in function.of(Kind.NEW_STATE)}
