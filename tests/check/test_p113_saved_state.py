@@ -19,15 +19,16 @@ FOUND = [
     ),
     pytest.param(
         """
-        static int on_event(struct session *session)
+        static int on_event(void *data)
         {
+            struct session *session = (struct session *)data;
             PyEval_AcquireThread(session->state);  // want: P113
             PyErr_Clear();
             PyEval_ReleaseThread(session->state);
             return 0;
         }
         """,
-        id="a member",
+        id="a member of its data",
     ),
     pytest.param(
         """
@@ -102,6 +103,25 @@ NOOP = [
         }
         """,
         id="a program that embeds Python",
+    ),
+    pytest.param(
+        """
+        static int look_for_signals(struct call *call)
+        {
+            PyEval_RestoreThread(call->state);
+            int result = PyErr_CheckSignals();
+            call->state = PyEval_SaveThread();
+            return result;
+        }
+        int waiter::look_for_signals()
+        {
+            PyEval_RestoreThread(state_);
+            int result = PyErr_CheckSignals();
+            state_ = PyEval_SaveThread();
+            return result;
+        }
+        """,
+        id="in the middle of its caller's wait",
     ),
 ]
 

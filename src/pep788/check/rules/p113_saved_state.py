@@ -52,15 +52,31 @@ def _member(key: str) -> str:
 
 
 def _elsewhere(function: Function, event: Event) -> Optional[str]:
-    """What it is given, if that lives longer than the function, and the function did not fill it before."""
+    """What it is given, if a callback finds it by itself, and the function did not fill it before.
+
+    What a caller hands over by its type, or a member of this object, may be the caller's own, of the same call.
+    """
     given = arguments(event.node)
     if not given:
         return None
     state = ctree.normal(function.file, ctree.strip_casts(given[0]))
-    if state in function.locals or state in function.parameters or not re.fullmatch(r"[\w.>\-]+", state):
+    if not re.fullmatch(r"[\w.>\-]+", state):
+        return None
+    base = re.split(r"->|\.", state)[0]
+    if base in function.locals:
+        if not _is_user_data(function, base):
+            return None
+    elif base in function.parameters or base not in function.file.globals:
         return None
     before = (e for e in function.of(Kind.DETACH, Kind.NEW_STATE) if e.start < event.start)
     return None if any(True for _ in before) else state
+
+
+def _is_user_data(function: Function, variable: str) -> bool:
+    """A local variable that is made of a parameter that is a `void *`."""
+    made = re.search(rb"\b%b\s*=\s*(?:\([^()]*\)|[\w:]+<[^<>]*>\()?\s*(\w+)" % variable.encode(), function.text)
+    source = made.group(1).decode() if made is not None else ""
+    return function.parameters.get(source, "").replace(" ", "") == "void*"
 
 
 def _saves_again(function: Function, event: Event, state: str) -> bool:
