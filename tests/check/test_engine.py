@@ -165,6 +165,19 @@ def test_code_that_is_not_understood_is_named(checker):
     assert ("y.pyx", "unparsed") in skipped(report)
 
 
+def test_functions_behind_a_head_that_was_lost(checker):
+    """A macro makes the parser take the rest of the file for one block."""
+    lost = "EXPORT_AS(int, name, = {1} if\n{\n"
+    report = checker.report({"x.c": lost + PAIR % "" + "}\n"})
+    assert [f.rule for f in report.findings] == ["P101"]
+
+
+def test_calls_that_belong_to_no_function_are_named(checker):
+    report = checker.report({"x.c": "int x;\nPyGILState_STATE kept = PyGILState_Ensure();\n"})
+    assert report.findings == []
+    assert skipped(report) == [("x.c", "unparsed")] and "line 2" in report.skipped[0].reason
+
+
 @pytest.mark.parametrize(
     "statement",
     [

@@ -66,6 +66,49 @@ FOUND = [
         """,
         id="through macros",
     ),
+    pytest.param(
+        """
+        static void on_event(void)
+        {
+            if (Py_IsInitialized() && !_Py_IsFinalizing()) {  /* want: P107 */
+                PyGILState_STATE state = PyGILState_Ensure();
+                PyGILState_Release(state);
+            }
+        }
+        """,
+        id="two tests in one condition are one finding",
+    ),
+    pytest.param(
+        """
+        static int enter(struct session *session)
+        {
+            if (session == NULL)
+                return 0;
+            PyEval_RestoreThread(session->state);
+            return 1;
+        }
+        #define ENTER(session) enter(session)
+        #define ENTER_OR_LEAVE(session)  /* want: P107 */ \
+            if (_Py_IsFinalizing()) \
+                return; \
+            if (!enter(session)) \
+                return;
+        static void on_event(struct session *session)
+        {
+            if (_Py_IsFinalizing())  /* want: P107 */
+                return;
+            enter(session);
+        }
+        static void on_other(struct session *session)
+        {
+            if (_Py_IsFinalizing())  /* want: P107 */
+                return;
+            if (!ENTER(session))
+                return;
+        }
+        """,
+        id="before a function or macro of the tree that attaches",
+    ),
 ]
 
 NOOP = [
@@ -129,6 +172,38 @@ NOOP = [
         """,
         id="a helper's answer, and no attach",
     ),
+    pytest.param(
+        """
+        static void report(void)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            PyErr_Print();
+            PyGILState_Release(state);
+        }
+        static void on_event(void)
+        {
+            if (_Py_IsFinalizing())
+                return;
+            PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
+            if (token != NULL)
+                PyThreadState_Release(token);
+        }
+        static PyObject *method(PyObject *self, PyObject *args)
+        {
+            if (!_Py_IsFinalizing())
+                report();
+            Py_RETURN_NONE;
+        }
+        static void between(void)
+        {
+            report();
+            if (_Py_IsFinalizing())
+                return;
+            compute();
+        }
+        """,
+        id="before an attach that can fail, or of a thread that is attached",
+    ),
 ]
 
 
@@ -160,3 +235,17 @@ cdef void ask() noexcept nogil:
     Py_IsInitialized()
 """
     checker("P107", source, name="x.pyx")
+
+
+def test_helpers_in_a_namespace(checker):
+    source = """
+    namespace compat { inline bool isFinalizing() { return _Py_IsFinalizing(); } }
+    void on_event()
+    {
+        if (!compat::isFinalizing()) {  // want: P107
+            PyGILState_STATE state = PyGILState_Ensure();
+            PyGILState_Release(state);
+        }
+    }
+    """
+    checker("P107", source, name="x.cpp")

@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--isolated", action="store_true", help="do not read [tool.pep788] in pyproject.toml")
     parser.add_argument("--notes", action="store_true", help="show notes, too: what may matter or not")
     parser.add_argument(
-        "--unsafe-fixes", action="store_true", help="show fixes that may change the meaning, too, and put them into SARIF"
+        "--unsafe-fixes", action="store_true", help="show fixes that may change the meaning, too; SARIF has them then"
     )
     parser.add_argument("--statistics", action="store_true", help="count findings by rule, without showing them")
     parser.add_argument("--show-skipped", action="store_true", help="name every file that was skipped, and why")

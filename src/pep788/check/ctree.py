@@ -373,7 +373,7 @@ def _functions(root: Node) -> Iterator[Tuple[Node, str]]:
         if node.type in TYPES:
             name = node.child_by_field_name("name")
             owner = name.text.decode("utf-8", "replace").split("<")[0] if name is not None else ""
-        if node.type in CONTAINERS:
+        if node.type in CONTAINERS or node.type in STRAY or node.type == "compound_statement":  # lost its head to a macro
             stack.extend((child, owner) for child in reversed(node.named_children))
 
 

@@ -8,7 +8,7 @@ import re
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from . import binary, cython_tree, flow, names, project, registry, sources
-from .ctree import CFile, Macro, TooDeep
+from .ctree import CFile, Macro, TooDeep, walk
 from .model import Finding, Report, Severity, Skip
 from .project import Project
 from .registry import Rule
@@ -163,6 +163,22 @@ def _not_understood(whole: Project) -> Iterator[Skip]:
     for path, functions in lost.items():
         more = f" and {len(functions) - 3} more" if len(functions) > 3 else ""
         yield Skip(path, f"the paths through {', '.join(functions[:3])}{more}; their calls are", "unparsed")
+    for file in whole.files:
+        outside = _outside_of_functions(file)
+        if outside:
+            yield Skip(file.path, f"the code around line {outside}, which belongs to no function", "unparsed")
+
+
+def _outside_of_functions(file: CFile) -> int:
+    """The line of a call that attaches where the parser saw no function around it, or 0."""
+    if names.ENSURE.encode() not in file.code:
+        return 0
+    ranges = [(function.node.start_byte, function.node.end_byte) for function in file.functions]
+    for node in walk(file.root):
+        if node.type == "call_expression" and file.text(node.child_by_field_name("function")) == names.ENSURE:
+            if not any(start <= node.start_byte < end for start, end in ranges):
+                return file.span(node).line
+    return 0
 
 
 def _without_replaced(findings: Sequence[Finding], rules: Iterable[Rule]) -> List[Finding]:

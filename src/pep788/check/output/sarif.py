@@ -22,7 +22,10 @@ def write(report: Report, rules: Sequence[Rule], version: str, unsafe: bool = Fa
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
         "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": notes}],
-        "results": [_result(f, place[f.rule], prints[at], unsafe, report.frames.get(f.span.path, b"")) for at, f in enumerate(report.findings)],
+        "results": [
+            _result(finding, place[finding.rule], print_, unsafe, report.frames.get(finding.span.path, b""))
+            for finding, print_ in zip(report.findings, prints)
+        ],
     }
     document = {"$schema": "https://json.schemastore.org/sarif-2.1.0.json", "version": "2.1.0", "runs": [run]}
     return json.dumps(document, indent=2)
