@@ -172,6 +172,75 @@ def test_functions_behind_a_head_that_was_lost(checker):
     assert [f.rule for f in report.findings] == ["P101"]
 
 
+CUT = """
+#define ENTER(call) PyGILState_STATE s = PyGILState_Ensure(); call;
+#define LEAVE PyGILState_Release(s);
+static void one(int a)
+{
+    ENTER(
+#ifdef LONG
+        notify(a, "(", 1)
+#else
+        notify(a, "#if")
+#endif
+    )
+    LEAVE
+}
+#if VERSION >= 2
+static void two(int a)
+{
+    ENTER(a)
+#else
+static void two(void)
+{
+    ENTER(0)
+#endif
+    LEAVE
+}
+#if PY_MAJOR_VERSION < 3
+static void three(int a) {
+#elif defined(OTHER)
+static void three(void) {
+#else
+static void three(long a) {
+#endif
+    ENTER(a)
+    LEAVE
+}
+static void four(void)
+{
+    ENTER(1)
+    LEAVE
+}
+"""
+
+
+def test_conditionals_that_cut_through_calls_and_blocks(checker):
+    """One arm of each is looked at, and the paths of these functions are not."""
+    report = checker.report({"x.c": CUT})
+    (macro,) = report.findings
+    assert [use["line"] for use in macro.data["uses"]] == [6, 18, 33, 38]
+    assert [skip.reason for skip in report.skipped] == [
+        "the paths through one (line 4), two (line 16), three (line 29); their calls are"
+    ]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "#ifdef A\nint f(void) { return 1; }\n#else\nint f(void) { return 2; }\n#endif\n",
+        "int f(void)\n{\n#ifdef A\n    g(1);\n#else\n    g(2);\n#endif\n}\n",
+        "#ifndef X_H\n#define X_H (\nextern \"C\" {\n#ifdef A\nint a;\n#endif\n}\n#endif\n",
+        "/* ( */ // {\n#if A\nchar *s = \"(\";\n#endif\nchar c = '{';\n#if B\nint b;\n#endif\n",
+    ],
+)
+def test_conditionals_between_statements_are_left_as_they_are(checker, code):
+    from pep788_check import ctree, preprocessor
+
+    assert preprocessor.cuts(code.encode(), ctree.directive_truth) == []
+    assert preprocessor.cuts((code + "f(\n#if A\n1\n#endif\n);").encode(), ctree.directive_truth) != []
+
+
 def test_calls_that_belong_to_no_function_are_named(checker):
     report = checker.report({"x.c": "int x;\nPyGILState_STATE kept = PyGILState_Ensure();\n"})
     assert report.findings == []

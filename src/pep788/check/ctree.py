@@ -130,9 +130,11 @@ class CFile:
         self.path = path
         self.data = data
         self.code = data if code is None else code
+        self.cuts: List[Tuple[int, int]] = []
+        """What was left out of the tree, of conditionals that cut through something."""
         self.language = language
         self.root = _parse(masked, language)
-        self.lines = line_starts(data)
+        self.lines = _line_starts(data)
 
     @functools.cached_property
     def functions(self) -> List["Function"]:
@@ -253,7 +255,7 @@ class Function:
     @property
     def has_error(self) -> bool:
         """Of the body: what stands in parameter lists (attribute macros) changes no path."""
-        return self.body is None or bool(self.body.has_error) or self._is_cut
+        return self.body is None or bool(self.body.has_error) or self._is_cut or self._is_half
 
     @property
     def _is_cut(self) -> bool:
@@ -262,6 +264,12 @@ class Function:
         while following is not None and following.type == "comment":
             following = following.next_named_sibling
         return not self.is_lambda and following is not None and following.type in STRAY
+
+    @property
+    def _is_half(self) -> bool:
+        """Some of it was left out of the tree: other arms have paths of their own."""
+        start, end = self.node.start_byte, self.node.end_byte
+        return any(start < cut[1] and cut[0] < end for cut in self.file.cuts)
 
     def of(self, *kinds: Kind) -> List[Event]:
         return [event for event in self.events if event.kind in kinds]
@@ -287,6 +295,13 @@ def _parse(masked: bytes, language: str) -> Node:
         raise TooDeep(f"nested more than {MOST_NESTING} levels deep")
     dead = preprocessor.dead_ranges(root) if b"#" in masked else []
     return parser(language).parse(preprocessor.blank(masked, dead)).root_node if dead else root
+
+
+def directive_truth(directive: bytes) -> Optional[bool]:
+    """Of one `#if` line, as preprocessor.condition_truth."""
+    root = parser("c").parse(directive.rstrip() + b"\n#endif\n").root_node
+    node = next((child for child in root.named_children if child.type in preprocessor.CONDITIONALS), None)
+    return preprocessor.condition_truth(node) if node is not None else None
 
 
 def _is_too_deep(root: Node) -> bool:
@@ -414,7 +429,7 @@ def declared(file: CFile, node: Node) -> List[Tuple[str, str]]:
     return found
 
 
-def line_starts(data: bytes) -> List[int]:
+def _line_starts(data: bytes) -> List[int]:
     return [0, *(found.end() for found in re.finditer(rb"\n", data))]
 
 

@@ -13,7 +13,7 @@ import threading
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 from . import names
-from .ctree import line_starts, span_of
+from .ctree import _line_starts, span_of
 from .model import Span
 
 
@@ -157,7 +157,7 @@ def _parse(path: str, data: bytes, text: str) -> CythonFile:
             tree = _tree(path, text, "3")
         except CannotParse:
             tree = _tree(path, text, "2")  # `print` statements
-    file = CythonFile(path, data, line_starts(data))
+    file = CythonFile(path, data, _line_starts(data))
     _visit(tree, file)
     return file
 

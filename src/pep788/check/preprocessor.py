@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 Node = Any
 
@@ -110,6 +111,79 @@ def dead_ranges(root: Node) -> List[Tuple[int, int]]:
                     dead.append((after_head, end))
         stack.extend((child, False) for child in node.named_children)
     return dead
+
+
+_TOKENS = re.compile(
+    rb"\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|/\*.*?\*/|//[^\n]*"
+    rb"|^[ \t]*#(?:\\\r?\n|[^\n])*|^[}]|[(){}]",
+    re.DOTALL | re.MULTILINE,
+)
+_DIRECTIVE = re.compile(rb"[ \t]*#[ \t]*(if|ifdef|ifndef|elif|else|endif)\b(.*)", re.DOTALL)
+_CUTS = re.compile(rb"[^;{}\s/\\][ \t]*\r?\n[ \t]*#[ \t]*if|\{[ \t]*\r?\n(?:[^\n]*\n){0,40}?[ \t]*#[ \t]*(?:else|elif)", re.MULTILINE)
+"""Where a conditional may stand within an expression, or may open a brace: most files have none."""
+
+
+@dataclasses.dataclass
+class _Arms:
+    """A conditional that is open: its arms as (behind the directive, before the next one), and the depths at its `#if`."""
+
+    start: int
+    at: int
+    parentheses: int
+    braces: int
+    arms: List[Tuple[int, int, bytes]] = dataclasses.field(default_factory=list)
+    uneven: bool = False
+    """An arm opens or closes more braces than it closes or opens."""
+    head: bytes = b""
+
+
+def cuts(data: bytes, truth_of: Callable[[bytes], Optional[bool]]) -> List[Tuple[int, int]]:
+    """What to leave out so that the rest parses: all but one arm of conditionals that cut through something.
+
+    That is: within parentheses, or with a brace that another arm or nobody closes.  A C parser sees the code before
+    the preprocessor and cannot make sense of them.
+    """
+    if not _CUTS.search(data):
+        return []
+    found: List[Tuple[int, int]] = []
+    stack: List[_Arms] = []
+    parentheses = braces = 0
+    for token in _TOKENS.finditer(data):
+        text = token.group()
+        if text in (b"(", b")"):
+            parentheses = max(0, parentheses + (1 if text == b"(" else -1))
+        elif text in (b"{", b"}"):
+            braces += 1 if text == b"{" else -1
+            if text == b"}" and data[token.start() - 1 : token.start()] in (b"\n", b""):
+                parentheses = 0  # the end of a function
+        elif text.lstrip()[:1] == b"#":
+            directive = _DIRECTIVE.match(text)
+            if directive is None:
+                continue
+            word, rest = directive.group(1), directive.group(2)
+            if word.startswith(b"if"):
+                stack.append(_Arms(token.start(), token.end(), parentheses, braces, head=b"#" + word + rest))
+            elif stack:
+                arms = stack[-1]
+                arms.arms.append((arms.at, token.start(), arms.head))
+                arms.at = token.end()
+                arms.uneven = arms.uneven or braces != arms.braces
+                arms.head = b"#if" + rest if word == b"elif" else b""
+                if word == b"endif":
+                    stack.pop()
+                    found += _left_out(arms, token.end(), truth_of)
+                    if not arms.uneven:
+                        parentheses = arms.parentheses
+                else:
+                    parentheses, braces = arms.parentheses, arms.braces
+    return found
+
+
+def _left_out(arms: _Arms, end: int, truth_of: Callable[[bytes], Optional[bool]]) -> List[Tuple[int, int]]:
+    if not arms.parentheses and not (arms.uneven and len(arms.arms) > 1):
+        return []
+    chosen = next((arm for arm in arms.arms if not arm[2] or truth_of(arm[2]) is not False), arms.arms[0])
+    return [(arms.start, chosen[0]), (chosen[1], end)]
 
 
 def _end_of_line(node: Node) -> int:

@@ -7,7 +7,7 @@ import functools
 import re
 from typing import Dict, Iterable, List, Optional, Set
 
-from . import ctree, names, sources, swig
+from . import ctree, names, preprocessor, sources, swig
 from .binary import Binary
 from .ctree import CFile, Event, Function, Kind, Macro
 from .cython_tree import CythonFile
@@ -23,8 +23,10 @@ class Project:
 
     files: List[CFile] = dataclasses.field(default_factory=list)
     macros: Dict[str, Macro] = dataclasses.field(default_factory=dict)
+    harmless: Set[str] = dataclasses.field(default_factory=set)
+    """The names of other macros that `files` define."""
     others: Dict[str, Dict[str, List[Macro]]] = dataclasses.field(default_factory=dict)
-    """The other macros of each file, by name: what they do is known, and has nothing to do with this."""
+    """Their definitions, of each file by name: what they do is known, and has nothing to do with this."""
     known_in: Dict[str, Dict[str, Macro]] = dataclasses.field(default_factory=dict)
     """The macros that matter in a file: not those for which it has a definition of its own that does not."""
     cython: List[CythonFile] = dataclasses.field(default_factory=list)
@@ -43,7 +45,7 @@ class Project:
         if key not in self._flows:
             both = (True, False) if b"#if" in function.text else (True,)
             path = function.file.path
-            others = {**self._others, **_jumping(self.others[path])}
+            others = {**self._others, **_jumping(self.others.get(path, {}))}
             flows = [Flow(function, self.known_in[path], others, taken) for taken in both]
             self._flows[key] = flows if all(flow.understood for flow in flows) else []
         return self._flows[key]
@@ -54,7 +56,7 @@ class Project:
         for found in self.others.values():
             for name, macros in found.items():
                 merged.setdefault(name, []).extend(macros)
-        return _jumping(merged)
+        return {**dict.fromkeys(self.harmless - set(merged)), **_jumping(merged)}
 
     @functools.cached_property
     def by_name(self) -> Dict[str, List[Function]]:
@@ -107,10 +109,14 @@ def code_of(item: Item) -> bytes:
 def parse_c(item: Item, macros: Iterable[str]) -> CFile:
     given = code_of(item)
     code = _for_parser(given)
+    cuts = preprocessor.cuts(code, ctree.directive_truth) if b"#" in code else []
+    code = preprocessor.blank(code, cuts) if cuts else code
     masked = ctree.mask(code, [*names.STATEMENT_MACROS, *macros])
     extends = item.suffix in sources.SWIG_SUFFIXES and b"%extend" in item.data  # structs with functions in them
     language = "cpp" if extends else ctree.guess_language(item.path, code)
-    return CFile(item.path, item.data, masked, language, given)
+    file = CFile(item.path, item.data, masked, language, given)
+    file.cuts = cuts
+    return file
 
 
 def _for_parser(data: bytes) -> bytes:
@@ -165,6 +171,7 @@ def fill(project: Project) -> None:
             defined.setdefault(macro.name, []).append(macro)
         own = {name: macros[-1] for name, macros in defined.items()}
         project.others[file.path] = {n: macros for n, macros in defined.items() if n not in project.macros}
+        project.harmless.update(project.others[file.path])
         known = {n: m for n, m in project.macros.items() if n not in own or ctree.understand(own[n], project.macros)}
         project.known_in[file.path] = known
         for function in file.functions:

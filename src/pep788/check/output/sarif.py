@@ -7,7 +7,7 @@ import urllib.parse
 from typing import Any, Dict, List, Sequence
 
 from ..baseline import fingerprints
-from ..ctree import line_starts, span_of
+from ..ctree import _line_starts, span_of
 from ..model import Finding, Report, Span
 from ..registry import Rule
 
@@ -80,7 +80,7 @@ def _region(span: Span) -> Dict[str, Any]:
 
 
 def _fix(finding: Finding, data: bytes) -> Dict[str, Any]:
-    lines = line_starts(data)
+    lines = _line_starts(data)
     replacements: List[Dict[str, Any]] = [
         {
             "deletedRegion": _region(span_of(finding.span.path, data, lines, edit.start, edit.end)),
