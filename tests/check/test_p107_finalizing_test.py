@@ -233,6 +233,18 @@ cdef void ask() noexcept nogil:
     with gil:
         print()
     Py_IsInitialized()
+
+cdef void attach() noexcept with gil:
+    print()
+
+cdef void on_other() noexcept nogil:
+    if not Py_IsInitialized(): return  # want: P107
+    attach()
+
+cdef void on_attached():
+    attach()
+    if Py_IsInitialized():
+        attach()
 """
     checker("P107", source, name="x.pyx")
 

@@ -30,6 +30,7 @@ STRAY = frozenset(
     "ERROR if_statement return_statement goto_statement labeled_statement while_statement do_statement for_statement "
     "switch_statement break_statement".split()
 )
+INTO = CONTAINERS | STRAY | {"compound_statement"}  # statements at file level have lost their head to a macro
 TYPES = ("class_specifier", "struct_specifier")
 CPLUSPLUS = re.compile(rb"^\s*(?:class|namespace|template|using)\b|\bstd::|^\s*(?:public|private|protected)\s*:", re.M)
 
@@ -388,7 +389,7 @@ def _functions(root: Node) -> Iterator[Tuple[Node, str]]:
         if node.type in TYPES:
             name = node.child_by_field_name("name")
             owner = name.text.decode("utf-8", "replace").split("<")[0] if name is not None else ""
-        if node.type in CONTAINERS or node.type in STRAY or node.type == "compound_statement":  # lost its head to a macro
+        if node.type in INTO:
             stack.extend((child, owner) for child in reversed(node.named_children))
 
 

@@ -119,13 +119,15 @@ _TOKENS = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _DIRECTIVE = re.compile(rb"[ \t]*#[ \t]*(if|ifdef|ifndef|elif|else|endif)\b(.*)", re.DOTALL)
-_CUTS = re.compile(rb"[^;{}\s/\\][ \t]*\r?\n[ \t]*#[ \t]*if|\{[ \t]*\r?\n(?:[^\n]*\n){0,40}?[ \t]*#[ \t]*(?:else|elif)", re.MULTILINE)
+_CUTS = re.compile(
+    rb"[^;{}\s/\\][ \t]*\r?\n[ \t]*#[ \t]*if|\{[ \t]*\r?\n(?:[^\n]*\n){0,40}?[ \t]*#[ \t]*(?:else|elif)", re.MULTILINE
+)
 """Where a conditional may stand within an expression, or may open a brace: most files have none."""
 
 
 @dataclasses.dataclass
 class _Arms:
-    """A conditional that is open: its arms as (behind the directive, before the next one), and the depths at its `#if`."""
+    """A conditional: its arms as (behind the directive, before the next one, its test), and the depths at its `#if`."""
 
     start: int
     at: int

@@ -8,6 +8,7 @@ from typing import Dict, Iterator, List, Optional, Set, Tuple
 
 from .. import ctree, names
 from ..ctree import Event, Function, Kind, Macro, Node
+from ..cython_tree import Call, CythonFile
 from ..model import Finding, Related, Severity
 from ..project import Project, embeds
 from ..registry import Rule, rule
@@ -37,11 +38,21 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
                 seen.add(condition)
                 yield _finding(rule, function, test, attach)
     yield from _in_macros(rule, project, attaching)
+    with_gil = {function.function for file in project.cython for function in file.functions}
     for file in project.cython:
         for call in file.calls:
-            if call.name in names.FINALIZING_TESTS and call.before_attach:
-                message = f"{call.name} is tested before {call.before_attach}: finalization may begin in between."
+            attach = _attach_in_cython(file, call, with_gil) if call.name in names.FINALIZING_TESTS else ""
+            if attach:
+                message = f"{call.name} is tested before {attach}: finalization may begin in between."
                 yield rule.on(file.span_of_call(call), message, HELP, function=call.function, test=call.name)
+
+
+def _attach_in_cython(file: CythonFile, test: Call, with_gil: Set[str]) -> str:
+    """By itself, or by a later call of a `with gil` function of the tree."""
+    if test.before_attach or test.attached:
+        return test.before_attach
+    later = (c for c in file.calls if c.function == test.function and c.place > test.place and c.name in with_gil)
+    return next((call.name for call in later), "")
 
 
 @dataclasses.dataclass(frozen=True)
