@@ -18,6 +18,7 @@ import dataclasses
 import json
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,19 +86,26 @@ def compare(labels: Row, found: dict[tuple[str, int, str], Finding]) -> Score:
 
 
 def package_of(sdist: Path) -> str:
-    with tarfile.open(sdist) as archive:
-        first = archive.next()
+    """"plyvel-1.5.1" if that is what the file holds, "" if it is no sdist."""
+    try:
+        with tarfile.open(sdist) as archive:
+            first = archive.next()
+    except (OSError, tarfile.TarError):
+        return ""
     return first.name.partition("/")[0] if first is not None else ""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sdists", nargs="+", type=Path, metavar="SDIST")
-    options = parser.parse_args()
+def load_labels() -> dict[str, Row]:
     labels: dict[str, Row] = json.loads(LABELS.read_text(encoding="utf-8"))
+    return labels
+
+
+def show(sdists: Sequence[Path]) -> int:
+    """Print the table; returns how many packages differ from their labels."""
+    labels = load_labels()
     failed, total = 0, Score()
     print(f"{'package':24} {'labelled':>8} {'found':>6} {'precision':>10} {'recall':>7} {'uses':>8}")
-    for sdist in options.sdists:
+    for sdist in sdists:
         package = package_of(sdist)
         if package not in labels:
             print(f"{package or sdist.name:24} is not in {LABELS.name}", file=sys.stderr)
@@ -110,6 +118,14 @@ def main() -> int:
         failed += bool(score.surprises)
         total.add(score)
     print(total.row("all"))
+    return failed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sdists", nargs="+", type=Path, metavar="SDIST")
+    options = parser.parse_args()
+    failed = show(options.sdists)
     print(f"{len(options.sdists) - failed} passed, {failed} failed")
     return 1 if failed else 0
 

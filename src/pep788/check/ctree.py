@@ -294,7 +294,7 @@ def _parse(masked: bytes, language: str) -> Node:
     root = parser(language).parse(masked).root_node
     if _is_too_deep(root):
         raise TooDeep(f"nested more than {MOST_NESTING} levels deep")
-    dead = preprocessor.dead_ranges(root) if b"#" in masked else []
+    dead = preprocessor.dead_ranges(root, masked) if b"#" in masked else []
     return parser(language).parse(preprocessor.blank(masked, dead)).root_node if dead else root
 
 

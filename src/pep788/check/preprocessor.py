@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import re
 from typing import Any, Callable, List, Optional, Tuple
@@ -92,12 +93,13 @@ def condition_key(node: Node) -> Tuple[str, bool]:
     return (found.group(2), bool(found.group(1))) if found else (text.lstrip("!"), text.startswith("!"))
 
 
-def dead_ranges(root: Node) -> List[Tuple[int, int]]:
-    """Byte ranges of arms that no supported version compiles."""
+def dead_ranges(root: Node, data: bytes) -> List[Tuple[int, int]]:
+    """Byte ranges of arms that no supported version compiles; `data` is what the tree was made of."""
     dead: List[Tuple[int, int]] = []
-    stack = [(root, False)]
+    places = [found.start() for found in _CONDITIONAL.finditer(data)]
+    stack = [root]
     while stack:
-        node, _ = stack.pop()
+        node = stack.pop()
         if node.type in CONDITIONALS:
             value = condition_truth(node)
             alternative = node.child_by_field_name("alternative")
@@ -109,10 +111,13 @@ def dead_ranges(root: Node) -> List[Tuple[int, int]]:
                 end = alternative.start_byte if alternative is not None else _end_of_arm(node)
                 if body and after_head < end:
                     dead.append((after_head, end))
-        stack.extend((child, False) for child in node.named_children)
+        first, end = bisect.bisect_left(places, node.start_byte), bisect.bisect_left(places, node.end_byte)
+        if first < end:  # there is one in it
+            stack.extend(node.named_children)
     return dead
 
 
+_CONDITIONAL = re.compile(rb"#[ \t]*(?:if|elif)")
 _TOKENS = re.compile(
     rb"\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|/\*.*?\*/|//[^\n]*"
     rb"|^[ \t]*#(?:\\\r?\n|[^\n])*|^[}]|[(){}]",

@@ -41,9 +41,9 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
     with_gil = {function.function for file in project.cython for function in file.functions}
     for file in project.cython:
         for call in file.calls:
-            attach = _attach_in_cython(file, call, with_gil) if call.name in names.FINALIZING_TESTS else ""
-            if attach:
-                message = f"{call.name} is tested before {attach}: finalization may begin in between."
+            later = _attach_in_cython(file, call, with_gil) if call.name in names.FINALIZING_TESTS else ""
+            if later:
+                message = f"{call.name} is tested before {later}: finalization may begin in between."
                 yield rule.on(file.span_of_call(call), message, HELP, function=call.function, test=call.name)
 
 
