@@ -215,3 +215,13 @@ def test_pre_commit_hook_runs_the_command():
     text = (support.REPO / ".pre-commit-hooks.yaml").read_text()
     assert "entry: pep788 check\n" in text and "language: python\n" in text
     assert cli.build_parser().prog == "pep788 check"
+
+
+def test_pre_commit_hook_is_given_every_kind_of_source():
+    from pep788_check import sources
+
+    text = (support.REPO / ".pre-commit-hooks.yaml").read_text()
+    pattern = re.compile(re.search(r"^  files: (.*)$", text, re.MULTILINE).group(1))
+    kinds = {*sources.C_SUFFIXES, *sources.CYTHON_SUFFIXES, *sources.SWIG_SUFFIXES} - {".py"}
+    assert {kind for kind in kinds if pattern.search("a/x" + kind) and pattern.search("x" + kind + ".in")} == kinds
+    assert not any(pattern.search(name) for name in ("x.py", "x.so", "x.cfg", "README.md", "xc"))
