@@ -167,6 +167,25 @@ class CFile:
         return found
 
     @functools.cached_property
+    def structs(self) -> Dict[str, Dict[str, str]]:
+        """The types of the members of each struct and class, by its name or the name that a typedef gives it."""
+        found: Dict[str, Dict[str, str]] = {}
+        for node in walk(self.root, into=CONTAINERS):
+            if node.type not in TYPES or node.child_by_field_name("body") is None:
+                continue
+            members: Dict[str, str] = {}
+            for field in node.child_by_field_name("body").named_children:
+                if field.type == "field_declaration":
+                    members.update(declared(self, field))
+            names_of = [node.child_by_field_name("name")]
+            if node.parent is not None and node.parent.type == "type_definition":
+                names_of += node.parent.children_by_field_name("declarator")
+            for name in (self.text(name) for name in names_of if name is not None):
+                other = found.get(name, members)  # of another arm of #if
+                found[name] = {m: "" if other.get(m, kind) != kind else kind for m, kind in members.items()}
+        return found
+
+    @functools.cached_property
     def globals(self) -> Dict[str, str]:
         """The types of variables at file or namespace level, by name."""
         found: Dict[str, str] = {}

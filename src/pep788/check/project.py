@@ -27,6 +27,8 @@ class Project:
     """The names of other macros that `files` define."""
     others: Dict[str, Dict[str, List[Macro]]] = dataclasses.field(default_factory=dict)
     """Their definitions, of each file by name: what they do is known, and has nothing to do with this."""
+    structs: Dict[str, List[Dict[str, str]]] = dataclasses.field(default_factory=dict)
+    """The members of structs that a state is kept in, of other files than the one that keeps it there."""
     known_in: Dict[str, Dict[str, Macro]] = dataclasses.field(default_factory=dict)
     """The macros that matter in a file: not those for which it has a definition of its own that does not."""
     cython: List[CythonFile] = dataclasses.field(default_factory=list)
@@ -178,6 +180,17 @@ def fill(project: Project) -> None:
             project.defined.add(function.name)
             lambdas = ctree.add_events(function, known) if pattern.search(function.text) else []
             project.functions += [f for f in (function, *lambdas) if f.events or pattern.search(f.text)]
+
+
+def struct_of(function: Function, key: str) -> str:
+    """The struct or class that `session->state` is a member of, by the declared type of `session`; "" if unknown."""
+    parts = re.split(r"->|\.", key)
+    if len(parts) == 1:
+        return function.owner if key not in function.locals and key not in function.parameters else ""
+    base = parts[0]
+    declared = function.locals.get(base) or function.parameters.get(base) or function.file.globals.get(base) or ""
+    words = re.findall(r"\w+", re.sub(r"\b(?:struct|class|const|volatile|static)\b", "", declared))
+    return words[-1] if len(parts) == 2 and words else ""
 
 
 def _jumping(defined: Dict[str, List[Macro]]) -> Dict[str, Optional[Macro]]:
