@@ -3,9 +3,11 @@
     make corpus PATHS=/usr/include
     make corpus PATHS="SDIST... FOLDER..." ARGS="--files 10000"
 
+Sdists that are labelled in field.json are compared with their labels, too (field.py).
+
 Every file is parsed, generated ones and those without a word of interest included, which takes longer than a check
 does; seconds are processor time.  Ends with "N passed, N failed": a file that raises an exception, or takes longer than
---slow seconds, has failed.
+--slow seconds, has failed, and so has an sdist in which something else is found than what is labelled.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
+import field
 from pep788.check import engine, sources
 from pep788.check.sources import Item
 
@@ -97,6 +101,12 @@ def main() -> int:
                 print(f"--- {item.path}: slow", flush=True)
     show(totals)
     passed = sum(sums.files for sums in totals.values()) - failed
+    labels = field.load_labels()
+    labelled = [path for path in map(Path, options.paths) if path.is_file() and field.package_of(path) in labels]
+    if labelled:
+        print()
+        wrong = field.show(labelled)
+        passed, failed = passed + len(labelled) - wrong, failed + wrong
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 

@@ -21,6 +21,15 @@ def mach_o(names: Sequence[str]) -> bytes:
     return header + symtab + dysymtab + symbols + strings
 
 
+def universal(*images: bytes) -> bytes:
+    """Mach-O files for several processors in one."""
+    header, at, body = struct.pack(">II", 0xCAFEBABE, len(images)), 0x1000, b""
+    for number, image in enumerate(images):
+        header += struct.pack(">5I", (0x01000007, 0x0100000C)[number], 0, at + len(body), len(image), 12)
+        body += image.ljust(-(-len(image) // 0x1000) * 0x1000, b"\0")
+    return header.ljust(at, b"\0") + body
+
+
 def pe(names: Sequence[str], library: str = "python312.dll") -> bytes:
     """A 64-bit DLL with one section, which holds one import table."""
     base, file_at = 0x1000, 0x200

@@ -7,7 +7,7 @@ import sysconfig
 
 import pytest
 import support
-from binaries import mach_o, pe
+from binaries import mach_o, pe, universal
 
 SOURCE = """
 #include <Python.h>
@@ -66,6 +66,18 @@ def test_notes_are_counted_and_hidden(checker):
 def test_what_is_built_with_our_header_is_not_reported(checker):
     data = mach_o(["PyGILState_Ensure", "pthread_create"]) + b"pep788.coordinator.1\0"
     assert checker.report({"x.so": data}, notes=True).findings == []
+
+
+def test_every_architecture_of_a_universal_binary_is_looked_at(checker):
+    both = universal(mach_o(["PyGILState_Ensure"]), mach_o(["pthread_create"]))
+    report = checker.report({"x.cpython-312-darwin.so": both})
+    assert [finding.rule for finding in report.findings] == ["P301"]
+
+
+@pytest.mark.parametrize("start", ["_ZNSt6thread15_M_start_threadESt10shared_ptrINS_10_Impl_baseEE", "dispatch_async", "QueueUserWorkItem"])
+def test_other_ways_to_start_a_thread(checker, start):
+    report = checker.report({"x.dylib": mach_o(["PyGILState_Ensure", start])})
+    assert [finding.rule for finding in report.findings] == ["P301"]
 
 
 @pytest.mark.parametrize("data", [b"", b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"INPUT(-lfoo)", pe(["x"])[:500]])

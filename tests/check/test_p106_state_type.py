@@ -85,3 +85,47 @@ def test_found(checker, source):
 def test_noop(checker, source):
     assert "want" not in source
     checker("P106", source)
+
+
+@pytest.mark.parametrize("kind, found", [("int", True), ("long", True), ("PyGILState_STATE", False)])
+def test_cython_variable_declared_before(checker, kind, found):
+    source = f"""\
+cdef void on_event() noexcept nogil:
+    cdef {kind} state
+    state = PyGILState_Ensure(){"  # want: P106" if found else ""}
+    PyGILState_Release(<PyGILState_STATE>state)
+"""
+    checker("P106", source, name="x.pyx")
+
+
+USES = """
+#include "session.h"
+void on_event(%s)
+{
+    %s = PyGILState_Ensure();%s
+    PyGILState_Release(%s);
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "parameter, place, header, found",
+    [
+        ("struct session *s", "s->state", "struct session { int a; int state; };\n", True),
+        ("session *s", "s->state", "typedef struct { long state; } session;\n", True),
+        ("session *s", "s->state", "typedef struct _session { void *state; } session;\n", True),
+        ("struct session *s", "s->state", "struct session { int a; PyGILState_STATE state; };\n", False),
+        ("struct session *s", "s->state", "struct other { int state; };\n", False),
+        ("struct session *s", "s->state", "#if A\nstruct session { int state; };\n#endif\n#if B\nstruct session { PyGILState_STATE state; };\n#endif\n", False),
+        ("struct session *s", "s->state", "#if A\nstruct session { PyGILState_STATE state; };\n#else\nstruct session { int state; };\n#endif\n", False),
+        ("void", "session.state", "struct session { int state; };\n", False),
+    ],
+)
+def test_member_of_a_struct_in_a_header(checker, parameter, place, header, found):
+    source = USES % (parameter, place, "  /* want: P106 */" if found else "", place)
+    checker("P106", source, session__h=header)
+
+
+def test_member_of_a_class_in_a_header(checker):
+    source = "Lock::Lock()\n{\n    state_ = PyGILState_Ensure();  // want: P106\n}\n"
+    checker("P106", source, name="x.cpp", lock__h="class Lock {\npublic:\n    Lock();\nprivate:\n    int state_;\n};\n")

@@ -44,3 +44,13 @@ def test_found(checker, source):
 def test_noop(checker, source):
     assert "want" not in source
     checker("P108", source)
+
+
+def test_cython(checker):
+    source = """\
+cdef void run(PyInterpreterState *interpreter) noexcept nogil:
+    cdef PyThreadState *state = PyThreadState_New(interpreter)  # want: P108
+    PyEval_AcquireThread(state)
+"""
+    checker("P108", source, name="x.pyx")
+    checker("P108", source.replace("PyThreadState_New", "PyThreadState_Get").replace("  # want: P108", ""), name="x.pyx")

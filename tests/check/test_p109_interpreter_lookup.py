@@ -54,3 +54,8 @@ def test_found(checker, source):
 def test_noop(checker, source):
     assert "want" not in source
     checker("P109", source)
+
+
+def test_cython(checker):
+    source = "cdef void run() noexcept nogil:\n    use(PyInterpreterState_Main())  # want: P109\n    use(PyInterpreterState_Get())\n"
+    checker("P109", source, name="x.pyx")

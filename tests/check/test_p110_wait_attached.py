@@ -44,6 +44,50 @@ FOUND = [
         """,
         id="between Ensure and Release",
     ),
+    pytest.param(
+        """
+        static void *worker(void *arg)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            PyGILState_Release(state);
+            return NULL;
+        }
+        static void start(void) { pthread_create(&thread, NULL, worker, NULL); }
+        static void wait_for_it(void) { pthread_join(thread, NULL); }
+        static void stop(void)
+        {
+            quit = 1;
+            wait_for_it();
+        }
+        static PyObject *close(PyObject *self, PyObject *args)
+        {
+            stop();  /* want: P110 */
+            Py_RETURN_NONE;
+        }
+        """,
+        id="in a helper, two calls below",
+    ),
+    pytest.param(
+        """
+        static int on_samples(const void *in, void *out)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            PyGILState_Release(state);
+            return 0;
+        }
+        static PyObject *start(PyObject *self, PyObject *args)
+        {
+            Pa_OpenStream(&stream, 0, 0, 44100, 0, on_samples, NULL);
+            Py_RETURN_NONE;
+        }
+        static PyObject *stop(PyObject *self, PyObject *args)
+        {
+            Pa_StopStream(stream);  /* want: P110 */
+            Py_RETURN_NONE;
+        }
+        """,
+        id="inside a library, which a callback was given to",
+    ),
 ]
 
 NOOP = [
@@ -95,6 +139,65 @@ NOOP = [
         """,
         id="nobody knows whether it is attached",
     ),
+    pytest.param(
+        """
+        static void *worker(void *arg)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            PyGILState_Release(state);
+            return NULL;
+        }
+        static void stop(void)
+        {
+            pthread_create(&thread, NULL, worker, NULL);
+            pthread_join(thread, NULL);
+        }
+        static PyObject *close(PyObject *self, PyObject *args)
+        {
+            Py_BEGIN_ALLOW_THREADS
+            stop();
+            Py_END_ALLOW_THREADS
+            Py_RETURN_NONE;
+        }
+        static void on_exit(void) { stop(); }
+        """,
+        id="a helper, called detached",
+    ),
+    pytest.param(
+        """
+        static void on_event(void)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            PyGILState_Release(state);
+        }
+        static PyObject *stop(PyObject *self, PyObject *args)
+        {
+            on_event();
+            Pa_StopStream(stream);
+            Py_RETURN_NONE;
+        }
+        """,
+        id="inside a library that was given no callback",
+    ),
+    pytest.param(
+        """
+        static int on_samples(const void *in, void *out)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            PyGILState_Release(state);
+            return 0;
+        }
+        static PyObject *stop(PyObject *self, PyObject *args)
+        {
+            register_it(on_samples);
+            Py_BEGIN_ALLOW_THREADS
+            Pa_StopStream(stream);
+            Py_END_ALLOW_THREADS
+            Py_RETURN_NONE;
+        }
+        """,
+        id="inside a library, detached",
+    ),
 ]
 
 
@@ -140,8 +243,63 @@ static PyObject *stop(PyObject *self, PyObject *separator)
         ("{ py::gil_scoped_release nogil; workers[0].join(); } PyErr_Clear();", False),
         ("{ py::gil_scoped_release nogil; work(); } workers[0].join();  // want: P110", True),
         ("auto text = names.join();", False),
+        ("auto last = std::async(std::launch::async, take); last.get();  // want: P110", True),
+        ("std::future<int> last = take(); last.wait();  // want: P110", True),
+        ("std::unique_ptr<int> last = take(); last.get();", False),
+        ("auto last = take(); last.get();", False),
     ],
 )
 def test_cpp_threads(checker, body, found):
     assert ("want" in body) == found
     checker("P110", CPP % body, name="x.cpp")
+
+
+CYTHON = """\
+cdef extern from "lib.h":
+    cdef cppclass Port:
+        void close()
+        void flush()
+    int Pa_StopStream(void *stream) nogil
+
+cdef void on_event(void *data) noexcept with gil:
+    (<object> data)()
+
+cdef class Owner:
+    cdef Port *port
+
+    def close(self):
+        self.port.close()%s
+        self.port.flush()
+
+    def stop(self):
+        with nogil:
+            Pa_StopStream(NULL)
+"""
+LIBRARY = """
+typedef void (*callback_t)(void *);
+static void *run(void *data)
+{
+    %s
+    return data;
+}
+void Port::open() { pthread_create(&thread, NULL, run, this); }
+void Port::close() { pthread_join(thread, NULL); }
+void Port::flush() { }
+"""
+
+
+@pytest.mark.parametrize(
+    "body, found",
+    [
+        pytest.param("callback_t callback = ((Port *)data)->callback; callback(data);", True, id="calls back"),
+        pytest.param("callback_t callback = NULL; compute(data);", False, id="does not"),
+    ],
+)
+def test_cython_waits_for_a_thread_of_the_tree(checker, body, found):
+    checker("P110", CYTHON % ("  # want: P110" if found else ""), name="x.pyx", lib__cpp=LIBRARY % body)
+
+
+def test_cython_waits_inside_a_library(checker):
+    source = CYTHON.replace("        with nogil:\n            Pa", "        if self:\n            Pa") % ""
+    source = source.replace("Pa_StopStream(NULL)", "Pa_StopStream(NULL)  # want: P110")
+    checker("P110", source, name="x.pyx")

@@ -65,3 +65,26 @@ def test_found(checker, source):
 def test_noop(checker, source):
     assert "want" not in source
     checker("P203", source)
+
+
+CYTHON = """\
+cdef void on_event() noexcept nogil:
+    cdef PyThreadStateToken *token = PyThreadState_EnsureFromView(view)%s
+    %s
+    with gil:
+        print()
+    PyThreadState_Release(token)
+"""
+
+
+@pytest.mark.parametrize(
+    "test, found",
+    [("pass", True), ("if token == NULL: return", False), ("if not token: return", False), ("log(token)", False)],
+)
+def test_cython(checker, test, found):
+    checker("P203", CYTHON % ("  # want: P203" if found else "", test), name="x.pyx")
+
+
+def test_cython_drops_the_result(checker):
+    source = "cdef void f() noexcept nogil:\n    PyThreadState_EnsureFromView(view)  # want: P203\n"
+    checker("P203", source, name="x.pyx")

@@ -63,3 +63,14 @@ def test_found(checker, source):
 def test_noop(checker, source):
     assert "want" not in source
     checker("P204", source)
+
+
+@pytest.mark.parametrize("value, found", [("own_gil", True), ("shared_gil", True), ("no", False)])
+def test_cython(checker, value, found):
+    source = f"""\
+# cython: language_level=3, subinterpreters_compatible = {value}
+cdef void enable():
+    use(PyInterpreterView_FromMain()){"  # want: P204" if found else ""}
+    use(PyInterpreterView_FromCurrent())
+"""
+    checker("P204", source, name="x.pyx")

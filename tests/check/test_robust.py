@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+import support
 
 hypothesis = pytest.importorskip("hypothesis")
 
@@ -37,6 +40,17 @@ PIECES = st.sampled_from(
         "#ifdef X\n",
         "#else\n",
         "#endif\n",
+        "#elif defined(Y)\n",
+        "%typemap(in) T {\n",
+        "\n%exception {\n",
+        "\n%extend X {\n",
+        "$action",
+        "std::thread t([&] { PyThreadState_Release(t); });",
+        "pthread_create(&thread, NULL, f, t);",
+        "PyEval_RestoreThread(s);",
+        "@cython.with_gil\n",
+        "#define LEAVE(l) goto l; return\n",
+        "LEAVE(out);",
         "cdef void f() noexcept nogil:\n    with gil:\n        pass\n",
         "cdef int g() except -1 with gil: return 0\n",
         "import cython\n",
@@ -72,6 +86,43 @@ def test_any_bytes(checker, name, data):
             line = data.split(b"\n")[finding.span.line - 1].decode("utf-8", "replace")
             assert finding.span.column <= len(line) + 1
     machine.write(report), sarif.write(report, all_rules(), "0"), github.write(report)
+
+
+def samples():
+    """The examples of the pages: real code of every kind that a rule looks for."""
+    kinds = {"c": "x.c", "cpp": "x.cpp", "cython": "x.pyx"}
+    found = []
+    for page in sorted((support.REPO / "docs" / "rules").glob("P*.md")):
+        for language, code in re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+            found.append((kinds[language], code.encode()))
+    return found
+
+
+EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), st.one_of(st.binary(max_size=3), PIECES.map(str.encode))), max_size=4)
+
+
+@settings(SETTINGS, max_examples=120)
+@given(sample=st.sampled_from(samples()), edits=EDITS, swig=st.booleans())
+def test_real_code_with_pieces_cut_out_and_put_in(checker, sample, edits, swig):
+    name, data = sample
+    for place, length, text in edits:
+        at = int(place * len(data))
+        data = data[:at] + text + data[at + length :]
+    report = check((name, data), ("x.i", b"%exception {" + data + b"}\n%{" + data + b"%}") if swig else ("y.h", data))
+    for finding in report.findings:
+        for edit in finding.edits:
+            assert finding.span.path in (name, "x.i", "y.h") and 0 <= edit.start <= edit.end
+
+
+@settings(SETTINGS, max_examples=100)
+@given(data=st.one_of(CODE, MIXED, st.lists(PIECES, max_size=40).map(lambda parts: "\n".join(parts).encode())))
+def test_no_byte_moves_where_code_is_left_out(checker, data):
+    from pep788_check import ctree, preprocessor, swig
+
+    assert len(swig.c_code(data)) == len(data)
+    cuts = preprocessor.cuts(data, ctree.directive_truth)
+    assert all(0 <= start <= end <= len(data) for start, end in cuts)
+    assert preprocessor.blank(data, cuts).count(b"\n") == data.count(b"\n")
 
 
 @SETTINGS

@@ -1,10 +1,11 @@
-"""Each rule has a page, and the code on it is found or not found as the page says, and compiles."""
+"""Each rule has a page, and the code on it is found or not found as the page says.
+
+That it fails or does not is for test_rule_examples_fail.py, which compiles it.
+"""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
 import support
@@ -18,13 +19,6 @@ EXAMPLES = [
     for path in sorted(PAGES.glob("P*.md"))
     for kind, language, code in CODE.findall(path.read_text(encoding="utf-8"))
 ]
-PRELUDE = """
-#include "%s"
-#include <pthread.h>
-extern PyInterpreterView *view;
-"""
-CPP = "static pep788::view interpreter;\n"
-CPP += "namespace py { struct gil_scoped_acquire { gil_scoped_acquire(); ~gil_scoped_acquire(); }; }\n"
 
 
 def test_every_rule_has_a_page_and_every_page_a_rule(checker):
@@ -35,7 +29,8 @@ def test_every_rule_has_a_page_and_every_page_a_rule(checker):
     for id, name in rules.items():
         text = (PAGES / f"{id}.md").read_text(encoding="utf-8")
         assert text.startswith(f"# {id}: {name}\n")
-        assert ("\n## Found\n" in text and "\n## Fixed\n" in text) == (id < "P3")
+        headings = re.findall(r"^## (.*)$", text, re.MULTILINE)[:-1]
+        assert headings == (["Found", "How it fails", "Fixed"] if id < "P3" else [])
         assert "\n## Can it be rewritten safely?\n" in text
 
 
@@ -45,20 +40,6 @@ def test_example_is_found_or_not(checker, rule, kind, language, code):
     assert report.skipped == []
     rules = {finding.rule for finding in report.findings}
     assert rule in rules if kind == "Found" else not rules
-
-
-@pytest.mark.parametrize("rule, kind, language, code", [e for e in EXAMPLES if e.values[2] != "cython"])
-def test_example_compiles(tmp_path, rule, kind, language, code):
-    if rule == "P204" and sys.version_info < (3, 12):
-        pytest.skip("Py_mod_multiple_interpreters is new in 3.12")
-    header, std = ("pep788.h", "c11") if language == "c" else ("pep788.hpp", "c++17")
-    source = tmp_path / SUFFIXES[language]
-    extra = CPP if language == "cpp" else ""
-    source.write_text(PRELUDE % header + extra + code)
-    command = support.compile_command("c++" if language == "cpp" else "c", std)
-    command += ["-Wno-unused-variable", "-Wno-unused-result", "-fvisibility=hidden", "-fsyntax-only", str(source)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("path", sorted(PAGES.glob("*.md")), ids=lambda path: path.stem)

@@ -64,7 +64,6 @@ SITES = [
 NOT_SEEN = [
     pytest.param("x.c", "void f(void) { ensure = PyGILState_Ensure; }\n", id="its address"),
     pytest.param("x.c", "#if PY_MAJOR_VERSION < 3\nvoid f(void) { s = PyGILState_Ensure(); }\n#endif\n", id="Python 2"),
-    pytest.param("x.i", "%typemap(in) X { s = PyGILState_Ensure(); }\n", id="a SWIG typemap"),
 ]
 
 

@@ -55,7 +55,14 @@ def read(path: str, data: bytes) -> Binary:
     raise CannotRead("neither ELF, PE nor Mach-O")
 
 
-_MACH_O = (b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xfe\xed\xfa\xcf", b"\xfe\xed\xfa\xce", b"\xca\xfe\xba\xbe")
+_MACH_O = (
+    b"\xcf\xfa\xed\xfe",
+    b"\xce\xfa\xed\xfe",
+    b"\xfe\xed\xfa\xcf",
+    b"\xfe\xed\xfa\xce",
+    b"\xca\xfe\xba\xbe",  # several architectures in one file
+    b"\xca\xfe\xba\xbf",
+)
 
 
 def _elf(data: bytes) -> Iterator[str]:
@@ -108,18 +115,29 @@ _STARTS = (
     "pthread_create",
     "thrd_create",
     "PyThread_start_new_thread",
+    "PyThread_start_joinable_thread",
     "CreateThread",
+    "CreateThreadpoolTimer",
+    "CreateThreadpoolWork",
+    "QueueUserWorkItem",
+    "RegisterWaitForSingleObject",
     "_beginthread",
     "_beginthreadex",
     "_Thrd_start",
-    "_ZNSt6thread15_M_start_threadESt10unique_ptrINS_6_StateESt14default_deleteIS1_EEPFvvE",
+    "dispatch_async",
+    "dispatch_async_f",
+    "g_thread_new",
+    "uv_thread_create",
 )
-_SHOWN = {_STARTS[-1]: "std::thread", "_Thrd_start": "std::thread"}
+_CPP_STARTS = "_ZNSt6thread15_M_start_thread"  # its argument differs from one libstdc++ to another
+_SHOWN = {"_Thrd_start": "std::thread"}
+RESTORES = ("PyEval_AcquireThread", "PyEval_RestoreThread")
 
 
 def threads(binary: Binary) -> List[str]:
     """The functions it imports that start threads; `PyThread_start_new_thread` makes threads Python knows as little."""
-    return [_SHOWN.get(name, name) for name in _STARTS if name in binary.imports]
+    found = [_SHOWN.get(name, name) for name in _STARTS if name in binary.imports]
+    return found + ["std::thread"] * any(name.startswith(_CPP_STARTS) for name in binary.imports)
 
 
 def attaching(binary: Binary) -> List[str]:
@@ -128,6 +146,12 @@ def attaching(binary: Binary) -> List[str]:
         return ["PyGILState_Ensure"]
     by_hand = [n for n in ("PyEval_AcquireThread", "PyEval_RestoreThread", "PyThreadState_Swap") if n in binary.imports]
     return ["PyThreadState_New", by_hand[0]] if by_hand and "PyThreadState_New" in binary.imports else []
+
+
+def minor_version(binary: Binary) -> int:
+    """12 for 3.12; 0 if the file is for several versions, or does not say."""
+    exact = re.fullmatch(r"3\.(\d+)", binary.python)
+    return int(exact.group(1)) if exact else 0
 
 
 def late(binary: Binary, attach: List[str]) -> str:
@@ -139,13 +163,23 @@ def late(binary: Binary, attach: List[str]) -> str:
         (14, 14): "let in while Python is torn down if it is new, frozen if not, and crashes the process later on",
         (15, 99): "let in while Python is torn down, and after it" if by_hand else "frozen for ever",
     }
-    minor = re.fullmatch(r"3\.(\d+)", binary.python)
+    minor = minor_version(binary)
     if minor:
         for (first, last), outcome in outcomes.items():
-            if first <= int(minor.group(1)) <= last:
+            if first <= minor <= last:
                 return f"On {binary.python} a thread that is too late is {outcome}."
     return (
         "A thread that is too late is ended inside its own frames up to 3.13.7, frozen from 3.13.8 on, on 3.14 let "
-        "in while "
-        "Python is torn down; up to 3.14 it crashes the process after that."
+        "in while Python is torn down; up to 3.14 it crashes the process after that."
     )
+
+
+def late_return(binary: Binary) -> str:
+    """What happens to a daemon thread that comes back from a wait once finalization has begun."""
+    ended = "ended inside its own frames (a noexcept frame among them aborts the process)"
+    minor = minor_version(binary)
+    if 9 <= minor <= 12:
+        return f"On {binary.python} a daemon thread that comes back too late is {ended}."
+    if minor >= 14:
+        return f"On {binary.python} a daemon thread that comes back too late is frozen for ever."
+    return f"A daemon thread that comes back too late is {ended} up to 3.13.7, frozen for ever from 3.13.8 on."

@@ -16,7 +16,7 @@ from .config import Config, ConfigError
 
 if TYPE_CHECKING:
     from .engine import Options
-    from .model import Report
+    from .model import Report, Skip
 
 CLEAN, FINDINGS, ERROR = 0, 1, 2
 NEEDED = (
@@ -55,6 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--write-baseline", metavar="FILE", help="write all findings into this file, and exit with 0")
     parser.add_argument("--isolated", action="store_true", help="do not read [tool.pep788] in pyproject.toml")
     parser.add_argument("--notes", action="store_true", help="show notes, too: what may matter or not")
+    parser.add_argument(
+        "--unsafe-fixes", action="store_true", help="show fixes that may change the meaning, too; SARIF has them then"
+    )
     parser.add_argument("--statistics", action="store_true", help="count findings by rule, without showing them")
     parser.add_argument("--show-skipped", action="store_true", help="name every file that was skipped, and why")
     parser.add_argument("--rules", action="store_true", help="list the rules and exit")
@@ -143,7 +146,18 @@ def _run(options: argparse.Namespace) -> int:
     except (sources.SourceError, config.ConfigError, baseline.BaselineError) as error:
         return _fail(str(error))
     _write(report, options)
-    return FINDINGS if report.findings else CLEAN
+    unread = _unread(report, options.paths)
+    for skip in unread:
+        print(f"pep788: {skip.path}: {skip.reason}", file=sys.stderr)
+    return ERROR if unread else FINDINGS if report.findings else CLEAN
+
+
+def _unread(report: Report, paths: Sequence[str]) -> List[Skip]:
+    """What was named on the command line and could not be read: to call that clean would be wrong."""
+    from . import sources
+
+    named = {sources.shown_path(path) for path in paths}
+    return [skip for skip in report.skipped if skip.kind == "unreadable" and skip.path in named]
 
 
 def _engine_options(options: argparse.Namespace, settings: Config) -> Options:
@@ -170,11 +184,12 @@ def _write(report: Report, options: argparse.Namespace) -> None:
     if options.format == "json":
         print(machine.write(report))
     elif options.format == "sarif":
-        print(sarif.write(report, registry.all_rules(), _version()))
+        print(sarif.write(report, registry.all_rules(), _version(), options.unsafe_fixes))
     elif options.format == "github":
         print(github.write(report))
     else:
-        text.write(report, Console(highlight=False), options.statistics, options.show_skipped)
+        view = text.View(options.statistics, options.show_skipped, options.unsafe_fixes)
+        text.write(report, Console(highlight=False), view)
 
 
 def _version() -> str:

@@ -30,6 +30,7 @@ STRAY = frozenset(
     "ERROR if_statement return_statement goto_statement labeled_statement while_statement do_statement for_statement "
     "switch_statement break_statement".split()
 )
+INTO = CONTAINERS | STRAY | {"compound_statement"}  # statements at file level have lost their head to a macro
 TYPES = ("class_specifier", "struct_specifier")
 CPLUSPLUS = re.compile(rb"^\s*(?:class|namespace|template|using)\b|\bstd::|^\s*(?:public|private|protected)\s*:", re.M)
 
@@ -77,6 +78,7 @@ for _kind, _names in (
     (Kind.TEST, names.FINALIZING_TESTS),
     (Kind.LOOKUP, names.LOOKUPS),
     (Kind.JOIN, names.JOINS),
+    (Kind.JOIN, names.LIBRARY_WAITS),
     (Kind.FROM_MAIN, ("PyInterpreterView_FromMain",)),
 ):
     _BY_NAME.update(dict.fromkeys(_names, _kind))
@@ -123,11 +125,14 @@ class Macro:
 
 
 class CFile:
-    """A parsed file. `data` is what is on disk; the tree was made from a copy of the same length."""
+    """A parsed file. `data` is what is on disk, `code` its C code; the tree was made from a copy of the same length."""
 
-    def __init__(self, path: str, data: bytes, masked: bytes, language: str) -> None:
+    def __init__(self, path: str, data: bytes, masked: bytes, language: str, code: Optional[bytes] = None) -> None:
         self.path = path
         self.data = data
+        self.code = data if code is None else code
+        self.cuts: List[Tuple[int, int]] = []
+        """What was left out of the tree, of conditionals that cut through something."""
         self.language = language
         self.root = _parse(masked, language)
         self.lines = _line_starts(data)
@@ -137,10 +142,19 @@ class CFile:
         return [Function(self, node, owner) for node, owner in _functions(self.root)]
 
     def text(self, node: Node) -> str:
-        return self.data[node.start_byte : node.end_byte].decode("utf-8", "replace")
+        return self.code[node.start_byte : node.end_byte].decode("utf-8", "replace")
 
     def span(self, node: Node) -> Span:
         return span_of(self.path, self.data, self.lines, node.start_byte, node.end_byte)
+
+    def indent(self, node: Node) -> Optional[str]:
+        """The blanks before a node that begins its line; None if something else stands there."""
+        before = self.data[self.lines[bisect.bisect_right(self.lines, node.start_byte) - 1] : node.start_byte]
+        return before.decode() if not before.strip(b" \t") else None
+
+    @property
+    def newline(self) -> str:
+        return "\r\n" if b"\r\n" in self.data else "\n"
 
     @functools.cached_property
     def fields(self) -> Dict[str, Set[str]]:
@@ -150,6 +164,25 @@ class CFile:
             if node.type == "field_declaration":
                 for name, type_text in declared(self, node):
                     found.setdefault(name, set()).add(type_text)
+        return found
+
+    @functools.cached_property
+    def structs(self) -> Dict[str, Dict[str, str]]:
+        """The types of the members of each struct and class, by its name or the name that a typedef gives it."""
+        found: Dict[str, Dict[str, str]] = {}
+        for node in walk(self.root, into=CONTAINERS):
+            if node.type not in TYPES or node.child_by_field_name("body") is None:
+                continue
+            members: Dict[str, str] = {}
+            for field in node.child_by_field_name("body").named_children:
+                if field.type == "field_declaration":
+                    members.update(declared(self, field))
+            names_of = [node.child_by_field_name("name")]
+            if node.parent is not None and node.parent.type == "type_definition":
+                names_of += node.parent.children_by_field_name("declarator")
+            for name in (self.text(name) for name in names_of if name is not None):
+                other = found.get(name, members)  # of another arm of #if
+                found[name] = {m: "" if other.get(m, kind) != kind else kind for m, kind in members.items()}
         return found
 
     @functools.cached_property
@@ -173,7 +206,7 @@ class Function:
         self.is_lambda = node.type == "lambda_expression"
         self.name, scope = self._names()
         self.owner = scope or owner
-        self.text = file.data[node.start_byte : node.end_byte]
+        self.text = file.code[node.start_byte : node.end_byte]
         self.events: List[Event] = []
 
     def _names(self) -> Tuple[str, str]:
@@ -209,7 +242,7 @@ class Function:
         type_node = self.node.child_by_field_name("type")
         if type_node is None:
             return ""
-        between = self.file.data[type_node.end_byte : self.declarator.start_byte].decode("utf-8", "replace")
+        between = self.file.code[type_node.end_byte : self.declarator.start_byte].decode("utf-8", "replace")
         return " ".join((self.file.text(type_node) + between).split())
 
     @property
@@ -242,7 +275,7 @@ class Function:
     @property
     def has_error(self) -> bool:
         """Of the body: what stands in parameter lists (attribute macros) changes no path."""
-        return self.body is None or bool(self.body.has_error) or self._is_cut
+        return self.body is None or bool(self.body.has_error) or self._is_cut or self._is_half
 
     @property
     def _is_cut(self) -> bool:
@@ -251,6 +284,12 @@ class Function:
         while following is not None and following.type == "comment":
             following = following.next_named_sibling
         return not self.is_lambda and following is not None and following.type in STRAY
+
+    @property
+    def _is_half(self) -> bool:
+        """Some of it was left out of the tree: other arms have paths of their own."""
+        start, end = self.node.start_byte, self.node.end_byte
+        return any(start < cut[1] and cut[0] < end for cut in self.file.cuts)
 
     def of(self, *kinds: Kind) -> List[Event]:
         return [event for event in self.events if event.kind in kinds]
@@ -274,8 +313,15 @@ def _parse(masked: bytes, language: str) -> Node:
     root = parser(language).parse(masked).root_node
     if _is_too_deep(root):
         raise TooDeep(f"nested more than {MOST_NESTING} levels deep")
-    dead = preprocessor.dead_ranges(root) if b"#" in masked else []
+    dead = preprocessor.dead_ranges(root, masked) if b"#" in masked else []
     return parser(language).parse(preprocessor.blank(masked, dead)).root_node if dead else root
+
+
+def directive_truth(directive: bytes) -> Optional[bool]:
+    """Of one `#if` line, as preprocessor.condition_truth."""
+    root = parser("c").parse(directive.rstrip() + b"\n#endif\n").root_node
+    node = next((child for child in root.named_children if child.type in preprocessor.CONDITIONALS), None)
+    return preprocessor.condition_truth(node) if node is not None else None
 
 
 def _is_too_deep(root: Node) -> bool:
@@ -362,7 +408,7 @@ def _functions(root: Node) -> Iterator[Tuple[Node, str]]:
         if node.type in TYPES:
             name = node.child_by_field_name("name")
             owner = name.text.decode("utf-8", "replace").split("<")[0] if name is not None else ""
-        if node.type in CONTAINERS:
+        if node.type in INTO:
             stack.extend((child, owner) for child in reversed(node.named_children))
 
 
@@ -472,8 +518,8 @@ def _call(file: CFile, node: Node, macros: Dict[str, Macro]) -> List[Event]:
         return []
     if callee.type == "field_expression":
         field = callee.child_by_field_name("field")
-        if field is not None and file.text(field) == "join" and not arguments(node):
-            return [Event(Kind.JOIN, "join", node, file.text(callee.child_by_field_name("argument")))]
+        if field is not None and file.text(field) in WAITING_METHODS and not arguments(node):
+            return [Event(Kind.JOIN, file.text(field), node, file.text(callee.child_by_field_name("argument")))]
         return []
     name = file.text(callee).replace(" ", "")
     name = name[2:] if name.startswith("::") else name
@@ -487,6 +533,14 @@ def _call(file: CFile, node: Node, macros: Dict[str, Macro]) -> List[Event]:
     return [Event(kind, name, node, _key(file, node, kind))]
 
 
+WAITING_METHODS = {
+    "join": ("std::thread", "std::jthread", "boost::thread"),
+    "wait": ("std::future", "std::shared_future"),
+    "get": ("std::future", "std::shared_future"),
+}
+"""Methods without arguments that wait for a thread, and of which classes."""
+START_ROUTINES = {"pthread_create": 2, "thrd_create": 1, "std::thread": 0, "std::jthread": 0, "std::async": 0}
+"""Which argument is the function that the new thread runs."""
 SCOPED_TEMPLATE = re.compile(r"std::make_(?:unique|shared|optional)<(?:\w+::)*gil_scoped_acquire>")
 _TAKES = (Kind.RELEASE, Kind.TOKEN_CLOSE, Kind.GUARD_CLOSE, Kind.JOIN)
 
@@ -496,6 +550,31 @@ def _key(file: CFile, call: Node, kind: Kind) -> str:
         given = arguments(call)
         return normal(file, strip_casts(given[0])) if given else ""
     return result_variable(file, call)
+
+
+def started(file: CFile) -> Iterator[Tuple[Node, Node]]:
+    """Each call that starts a thread, with the argument that says what it runs."""
+    for node in walk(file.root) if re.search(rb"thr(?:ea)?d|async", file.data) else ():
+        if node.type == "call_expression":
+            callee = file.text(node.child_by_field_name("function"))
+            given = arguments(node)
+            at = START_ROUTINES.get(callee)
+            if callee == "std::async" and given and b"launch" in given[0].text:
+                at = 1
+            if at is not None and len(given) > at:
+                yield node, given[at]
+        elif node.type == "declaration":
+            type_node = node.child_by_field_name("type")
+            if type_node is None or file.text(type_node) not in START_ROUTINES:
+                continue
+            for declarator in node.children_by_field_name("declarator"):  # std::thread worker(run, 1);
+                value = declarator.child_by_field_name("value") if declarator.type == "init_declarator" else None
+                if value is not None and value.type in ("argument_list", "initializer_list") and value.named_children:
+                    yield declarator, value.named_children[0]
+
+
+def routine_name(file: CFile, given: Node) -> str:
+    return file.text(given).lstrip("&").split("::")[-1]
 
 
 def arguments(call: Node) -> List[Node]:
@@ -576,7 +655,7 @@ def _scoped(file: CFile, node: Node) -> List[Event]:
 
 # --- macros ---------------------------------------------------------------------------------------------------
 
-_LEAVES = re.compile(r"\b(?:return|goto|break|continue|throw)\b")
+LEAVES = re.compile(r"\b(?:return|goto|break|continue|throw)\b")
 _MACRO_KINDS = frozenset(
     {Kind.ENSURE, Kind.RELEASE, Kind.DETACH, Kind.REATTACH, Kind.NEW_STATE, Kind.TOKEN_OPEN, Kind.TOKEN_CLOSE,
      Kind.GUARD_OPEN, Kind.GUARD_CLOSE, Kind.SCOPED_ACQUIRE}
@@ -598,6 +677,11 @@ def definitions(file: CFile) -> Iterator[Macro]:
         yield Macro(file.text(name), file, node, parameters, body)
 
 
+def unquoted(code: str) -> str:
+    """Without what stands in strings and comments."""
+    return re.sub(r'"(?:\\.|[^"\\\n])*"|/\*.*?\*/|//[^\n]*', '""', code, flags=re.DOTALL)
+
+
 def understand(macro: Macro, known: Dict[str, Macro]) -> bool:
     """Find what the macro's replacement does; returns whether that is anything that matters."""
     text = b"void f(void) {" + mask(macro.body.encode(), [*names.STATEMENT_MACROS, *known]) + b";}"
@@ -610,5 +694,5 @@ def understand(macro: Macro, known: Dict[str, Macro]) -> bool:
     macro.calls = [(event.kind, event.name, event.key) for event in events if event.kind in _MACRO_KINDS]
     inner = [event.macro for event in events if event.macro is not None]
     macro.through = frozenset(name for m in inner for name in (m.name, *m.through))
-    macro.leaves = bool(_LEAVES.search(macro.body))
+    macro.leaves = bool(LEAVES.search(unquoted(macro.body)))
     return bool(macro.calls)

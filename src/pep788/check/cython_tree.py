@@ -10,7 +10,7 @@ import dataclasses
 import io
 import re
 import threading
-from typing import Any, List, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from . import names
 from .ctree import _line_starts, span_of
@@ -48,6 +48,23 @@ class StateVariable:
     type_name: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call of a function by its name, or of a method."""
+
+    place: Tuple[int, int]
+    function: str
+    name: str
+    attached: bool
+    """It stands where Cython holds the GIL, or takes it to be held."""
+    before_attach: str = ""
+    """What attaches later in the same function, if that does."""
+    dropped: bool = False
+    """Nothing takes its result."""
+    unread: str = ""
+    """The variable that takes its result, if all that is done with it is to give it to PyThreadState_Release."""
+
+
 @dataclasses.dataclass
 class CythonFile:
     """What was found in a file."""
@@ -57,11 +74,18 @@ class CythonFile:
     lines: List[int]
     blocks: List[GilBlock] = dataclasses.field(default_factory=list)
     functions: List[GilFunction] = dataclasses.field(default_factory=list)
+    declared: List[GilFunction] = dataclasses.field(default_factory=list)
+    """Of a .pxd: functions whose bodies are elsewhere."""
     ensures: List[StateVariable] = dataclasses.field(default_factory=list)
+    calls: List[Call] = dataclasses.field(default_factory=list)
+    """All of them, a function after the other."""
 
     def span(self, line: int, column: int, length: int) -> Span:
         start = self.lines[line - 1] + len(self.line(line)[:column].encode("utf-8"))
         return span_of(self.path, self.data, self.lines, start, min(start + length, len(self.data)))
+
+    def span_of_call(self, call: Call) -> Span:
+        return _words(("", *call.place), self, call.name)
 
     def line(self, number: int) -> str:
         end = self.lines[number] if number < len(self.lines) else len(self.data)
@@ -159,23 +183,56 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[-1] if text else "syntax error"
 
 
+@dataclasses.dataclass
+class _Body:
+    """What one function does, by place: (line, column, what)."""
+
+    name: str = ""
+    calls: List[Tuple[Any, bool, bool]] = dataclasses.field(default_factory=list)
+    attaches: List[Tuple[Tuple[int, int], str]] = dataclasses.field(default_factory=list)
+    types: Dict[str, str] = dataclasses.field(default_factory=dict)
+    takes: Dict[int, str] = dataclasses.field(default_factory=dict)
+    """The variable that takes a call's result, by the identity of the call."""
+    reads: Set[str] = dataclasses.field(default_factory=set)
+    """The variables that are used for anything but to be released."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Where:
-    function: str = ""
+    body: _Body = dataclasses.field(default_factory=_Body)
     nogil: bool = False
-    ensures: List[int] = dataclasses.field(default_factory=list)
-    """The lines of its calls of PyThreadState_Ensure and relatives seen so far."""
+    """The function is entered without a thread state."""
+    attached: bool = True
+    """The GIL is held here."""
+
+    @property
+    def function(self) -> str:
+        return self.body.name
 
 
 def _visit(tree: Any, file: CythonFile) -> None:
-    stack: List[Tuple[Any, _Where]] = [(tree, _Where())]
+    module = _Where()
+    bodies = [module.body]
+    stack: List[Tuple[Any, _Where]] = [(tree, module)]
     while stack:
         node, where = stack.pop()
-        where = _enter(node, where, file)
+        inner = _enter(node, where, file)
+        if inner.body is not where.body:
+            inner.body.types.update({k: v for k, v in module.body.types.items() if k not in inner.body.types})
+            bodies.append(inner.body)
         for name in reversed(node.child_attrs or ()):
+            if _is_target(node, name):
+                continue
             child = getattr(node, name, None)
             children = child if isinstance(child, list) else [child]
-            stack.extend((one, where) for one in reversed(children) if hasattr(one, "child_attrs"))
+            stack.extend((one, inner) for one in reversed(children) if hasattr(one, "child_attrs"))
+    for body in bodies:
+        _finish(body, file)
+
+
+def _is_target(node: Any, attribute: str) -> bool:
+    """The name on the left of `=` is not read."""
+    return attribute == "lhs" and type(getattr(node, "lhs", None)).__name__ == "NameNode"
 
 
 def _enter(node: Any, where: _Where, file: CythonFile) -> _Where:
@@ -183,67 +240,149 @@ def _enter(node: Any, where: _Where, file: CythonFile) -> _Where:
     if kind == "CFuncDefNode":
         return _c_function(node, file)
     if kind in ("DefNode", "FuncDefNode", "GeneratorDefNode"):
-        return _Where(str(getattr(node, "name", "")), _has_directive(node, ("nogil", "with_gil")))
+        return _python_function(node, file)
     if kind == "LambdaNode":
-        return _Where(where.function)
-    if kind == "GILStatNode" and node.state == "gil":
-        _block(node, where, file)
-    if kind == "WithStatNode" and _is_cython_gil(node.manager):
-        _block(node, where, file)
-    if kind == "SimpleCallNode" and _called(node) in names.TOKEN_OPEN:
-        where.ensures.append(node.pos[1])
+        return _Where(_Body(where.function))
+    if kind == "GILStatNode":
+        return _gil_statement(node, node.state == "gil", where, file)
+    if kind == "WithStatNode" and _cython_gil(node.manager):
+        return _gil_statement(node, _cython_gil(node.manager) == "gil", where, file)
+    if kind == "SimpleCallNode":
+        _call(node, where)
+    if kind == "NameNode" and id(node) not in where.body.takes:
+        where.body.reads.add(str(node.name))
+    if kind == "ExprStatNode":
+        where.body.takes[id(node.expr)] = ""
     if kind in ("SingleAssignmentNode", "CVarDefNode"):
         _assignment(node, where, file)
     return where
 
 
 def _c_function(node: Any, file: CythonFile) -> _Where:
-    declarator = node.declarator
+    declarator = _function_declarator(node.declarator)
+    with_gil = _gil_function(node, node.declarator, file)
+    if with_gil is not None:
+        file.functions.append(with_gil)
+    nogil = bool(getattr(declarator, "nogil", False)) and with_gil is None
+    return _Where(_Body(_function_name(declarator)), nogil, not nogil)
+
+
+def _function_declarator(declarator: Any) -> Any:
     while not hasattr(declarator, "with_gil") and hasattr(declarator, "base"):
         declarator = declarator.base
-    name = str(getattr(getattr(declarator, "base", None), "name", "") or "?")
-    if getattr(declarator, "with_gil", False):
-        raises = bool(getattr(declarator, "exception_check", False)) or declarator.exception_value is not None
-        returns = str(getattr(node.base_type, "name", "") or "?") + ("*" if declarator is not node.declarator else "")
-        file.functions.append(GilFunction(_words(node.pos, file, "with gil"), name, returns, raises))
-    nogil = bool(getattr(declarator, "nogil", False)) and not getattr(declarator, "with_gil", False)
-    return _Where(name, nogil)
+    return declarator
 
 
-def _is_cython_gil(manager: Any) -> bool:
-    """`with cython.gil:` of pure-Python mode."""
-    name = getattr(getattr(manager, "obj", None), "name", "")
-    return str(getattr(manager, "attribute", "")) == "gil" and str(name) == "cython"
+def _function_name(declarator: Any) -> str:
+    return str(getattr(getattr(declarator, "base", None), "name", "") or "?")
 
 
-def _has_directive(node: Any, wanted: Tuple[str, ...]) -> bool:
-    """`@cython.nogil` and `@cython.with_gil` of pure-Python mode."""
+def _gil_function(node: Any, declarator: Any, file: CythonFile) -> Optional[GilFunction]:
+    """If it is declared `with gil`; `node` is its definition, or the declaration that it is part of."""
+    inner = _function_declarator(declarator)
+    if not getattr(inner, "with_gil", False):
+        return None
+    raises = bool(getattr(inner, "exception_check", False)) or inner.exception_value is not None
+    returns = str(getattr(node.base_type, "name", "") or "?") + ("*" if inner is not declarator else "")
+    return GilFunction(_words(node.pos, file, "with gil"), _function_name(inner), returns, raises)
+
+
+def _python_function(node: Any, file: CythonFile) -> _Where:
+    """`def`, which may be a C function by its decorators in pure-Python mode."""
+    name = str(getattr(node, "name", ""))
+    with_gil = _decorator(node, "with_gil")
+    if with_gil is not None:
+        raises = _decorator(node, "exceptval") is not None
+        file.functions.append(GilFunction(_words(with_gil.pos, file, "with_gil"), name, "?", raises))
+        return _Where(_Body(name))
+    nogil = _decorator(node, "nogil") is not None
+    return _Where(_Body(name), nogil, not nogil)
+
+
+def _decorator(node: Any, wanted: str) -> Any:
+    """`@cython.nogil`, `@cython.with_gil` and `@cython.exceptval(...)` of pure-Python mode."""
     for decorator in getattr(node, "decorators", None) or ():
-        name = str(getattr(decorator.decorator, "attribute", ""))
-        if name in wanted:
-            return True
-    return False
+        used = decorator.decorator
+        used = getattr(used, "function", used)
+        if str(getattr(used, "attribute", "")) == wanted:
+            return decorator
+    return None
 
 
-def _block(node: Any, where: _Where, file: CythonFile) -> None:
-    file.blocks.append(GilBlock(_words(node.pos, file, "with gil"), where.function, where.nogil and not where.ensures))
+def _gil_statement(node: Any, takes: bool, where: _Where, file: CythonFile) -> _Where:
+    if takes:
+        ensured = any(name != names.ENSURE for _, name in where.body.attaches)
+        span = _words(node.pos, file, "with gil")
+        file.blocks.append(GilBlock(span, where.function, where.nogil and not ensured))
+        where.body.attaches.append((_place(node), "`with gil`"))
+    return dataclasses.replace(where, attached=takes)
+
+
+def _cython_gil(manager: Any) -> str:
+    """"gil" or "nogil" of `with cython.gil:` and `with cython.nogil:` of pure-Python mode."""
+    name = str(getattr(getattr(manager, "obj", None), "name", ""))
+    attribute = str(getattr(manager, "attribute", ""))
+    return attribute if name == "cython" and attribute in ("gil", "nogil") else ""
+
+
+def _place(node: Any) -> Tuple[int, int]:
+    return (int(node.pos[1]), int(node.pos[2]))
+
+
+def _call(node: Any, where: _Where) -> None:
+    name = _called(node)
+    where.body.calls.append((node, where.attached, where.body.takes.get(id(node)) == ""))
+    if name in names.TOKEN_OPEN or name == names.ENSURE:
+        where.body.attaches.append((_place(node), name))
+    if name in names.TOKEN_CLOSE:  # a name that is only released is not one that was looked at
+        for argument in node.args or ():
+            if type(argument).__name__ == "NameNode":
+                where.body.takes[id(argument)] = str(argument.name)
+
+
+def _finish(body: _Body, file: CythonFile) -> None:
+    for node, attached, dropped in body.calls:
+        name = _called(node)
+        if not name:
+            continue
+        later = [what for place, what in body.attaches if place > _place(node)]
+        taken = body.takes.get(id(node), "")
+        unread = taken if taken and taken not in body.reads else ""
+        file.calls.append(Call(_place(node), body.name, name, attached, later[0] if later else "", dropped, unread))
 
 
 def _assignment(node: Any, where: _Where, file: CythonFile) -> None:
+    body = where.body
     if type(node).__name__ == "CVarDefNode":
+        type_name = str(getattr(node.base_type, "name", "") or "?")
         for declarator in node.declarators:
-            if _is_ensure(getattr(declarator, "default", None)):
-                type_name = str(getattr(node.base_type, "name", "") or "?")
-                span = _words(declarator.default.pos, file, "PyGILState_Ensure")
-                file.ensures.append(StateVariable(span, where.function, _declared_name(declarator), type_name))
-    elif _is_ensure(node.rhs):
-        variable = str(getattr(node.lhs, "name", "") or getattr(node.lhs, "attribute", "") or "?")
+            inner = _name_declarator(declarator)
+            variable = str(getattr(inner, "name", "") or "?")
+            body.types[variable] = type_name if inner is declarator else type_name + " *"
+            with_gil = _gil_function(node, declarator, file)
+            if with_gil is not None:
+                file.declared.append(with_gil)
+            value = getattr(inner, "default", None)
+            if value is None:
+                continue
+            body.takes[id(value)] = variable
+            if _is_ensure(value):
+                span = _words(value.pos, file, "PyGILState_Ensure")
+                file.ensures.append(StateVariable(span, body.name, variable, body.types[variable]))
+        return
+    variable = str(getattr(node.lhs, "name", "") or getattr(node.lhs, "attribute", "") or "?")
+    if type(node.lhs).__name__ == "NameNode":
+        body.takes[id(node.rhs)] = variable
+    if _is_ensure(node.rhs):
         span = _words(node.rhs.pos, file, "PyGILState_Ensure")
-        file.ensures.append(StateVariable(span, where.function, variable, ""))
+        file.ensures.append(StateVariable(span, body.name, variable, body.types.get(variable, "")))
 
 
-def _declared_name(declarator: Any) -> str:
-    return str(getattr(declarator, "name", "") or "?")
+def _name_declarator(declarator: Any) -> Any:
+    """Below the stars."""
+    while not hasattr(declarator, "name") and hasattr(declarator, "base"):
+        declarator = declarator.base
+    return declarator
 
 
 def _is_ensure(node: Any) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from . import binary, cython_tree, flow, names, project, registry, sources
-from .ctree import CFile, Macro, TooDeep
+from .ctree import CFile, Kind, Macro, TooDeep, walk
 from .model import Finding, Report, Severity, Skip
 from .project import Project
 from .registry import Rule
@@ -78,6 +78,7 @@ def load(options: Options, report: Report, collect: Optional[Collect] = None) ->
     whole.macros = macros
     whole.files = _parsed(items, macros, report)
     project.fill(whole)
+    _structs_elsewhere(whole, collect)
     report.skipped += _not_understood(whole)
     return whole
 
@@ -111,12 +112,36 @@ def _first_pass(options: Options, collect: Collect, report: Report, whole: Proje
         if found.suffix in sources.BINARY_SUFFIXES:
             _binary(found, report, whole)
             continue
+        whole.paths.add(found.path)
         report.lines += found.data.count(b"\n")
         if found.suffix in sources.CYTHON_SUFFIXES:
             _cython(found, report, whole)
         elif options.every_file or names.INTERESTING.search(project.code_of(found)):
             items[found.path] = found
     return items
+
+
+def _structs_elsewhere(whole: Project, collect: Collect) -> None:
+    """Read the structs that a state is kept in where another file, one of no other interest, defines them."""
+    wanted: Set[str] = set()
+    for function in whole.functions:
+        for event in function.of(Kind.ENSURE):
+            name = project.struct_of(function, event.key) if event.macro is None and event.key else ""
+            if name and name not in function.file.structs:
+                wanted.add(name)
+    if not wanted:
+        return
+    names_of = b"|".join(re.escape(name).encode() for name in sorted(wanted))
+    pattern = re.compile(rb"\b(?:struct|class)\s+(?:" + names_of + rb")\b[^;]*\{|\}\s*(?:" + names_of + rb")\s*;")
+    for found in collect():
+        if isinstance(found, Skip) or found.suffix not in sources.C_SUFFIXES or not pattern.search(found.data):
+            continue
+        try:
+            structs = project.parse_c(found, whole.macros).structs
+        except TooDeep:
+            continue
+        for name in wanted & structs.keys():
+            whole.structs.setdefault(name, []).append(structs[name])
 
 
 def _users(collect: Collect, have: Dict[str, Item], macros: Dict[str, Macro]) -> Dict[str, Item]:
@@ -162,6 +187,22 @@ def _not_understood(whole: Project) -> Iterator[Skip]:
     for path, functions in lost.items():
         more = f" and {len(functions) - 3} more" if len(functions) > 3 else ""
         yield Skip(path, f"the paths through {', '.join(functions[:3])}{more}; their calls are", "unparsed")
+    for file in whole.files:
+        outside = _outside_of_functions(file)
+        if outside:
+            yield Skip(file.path, f"the code around line {outside}, which belongs to no function", "unparsed")
+
+
+def _outside_of_functions(file: CFile) -> int:
+    """The line of a call that attaches where the parser saw no function around it, or 0."""
+    if names.ENSURE.encode() not in file.code:
+        return 0
+    ranges = [(function.node.start_byte, function.node.end_byte) for function in file.functions]
+    for node in walk(file.root):
+        if node.type == "call_expression" and file.text(node.child_by_field_name("function")) == names.ENSURE:
+            if not any(start <= node.start_byte < end for start, end in ranges):
+                return file.span(node).line
+    return 0
 
 
 def _without_replaced(findings: Sequence[Finding], rules: Iterable[Rule]) -> List[Finding]:

@@ -12,7 +12,7 @@ import re
 from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Set, Tuple
 
 from . import names, preprocessor
-from .ctree import Event, Function, Kind, Macro, events_at, normal, result_variable
+from .ctree import Event, Function, Kind, Macro, arguments, events_at, normal, result_variable, unquoted
 
 Node = Any
 
@@ -26,6 +26,8 @@ _TRUE = frozenset({"1", "true", "TRUE", "True"})
 _NULLS = frozenset({"NULL", "nullptr", "0", "Py_NULL", "_Py_NULL"})
 _BOOLEAN = ("unary_expression", "binary_expression", "parenthesized_expression")
 _MACRO = re.compile(r"[A-Z][A-Z0-9_]+")
+_JUMPS = re.compile(r"\b(goto|return|throw|break|continue)\b\s*(\w*)")
+_OWN_LOOP = re.compile(r"\b(?:for|while|do|switch)\b")
 _LEAVING = ("return_statement", "co_return_statement", "throw_statement")
 _RETURNING = re.compile(r"Py_RETURN_\w+|Py_UNREACHABLE")
 
@@ -66,14 +68,18 @@ class _Lost(Exception):
 class Flow:
     """The result: `visits` are the states in which each event is reached, `exits` the ways out."""
 
-    def __init__(self, function: Function, macros: Dict[str, Macro], harmless: Set[str], taken: bool) -> None:
+    def __init__(
+        self, function: Function, macros: Dict[str, Macro], others: Dict[str, Optional[Macro]], taken: bool
+    ) -> None:
         self.function = function
         self.file = function.file
         self.macros = macros
-        self.harmless = harmless  # macros whose definitions are known, and have nothing to do with this
+        self.others = others  # macros that are known and have nothing to do with this; None: they jump nowhere
         self.taken = taken  # the arms of conditional compilation that depend on something
         self.understood = False
         self.visits: Dict[Tuple[int, str], Tuple[Event, Set[State]]] = {}
+        self.calls: Dict[int, Tuple[Node, Set[Optional[bool]]]] = {}
+        """Every call by its first byte, and whether the thread is attached there."""
         self.exits: List[Exit] = []
         self._keys = {event.key for event in function.events if event.kind in OPENS and event.key}
         self._steps = 0
@@ -297,8 +303,11 @@ class Flow:
                 states = self._apply(event, states)
             if child.type in ("identifier", "field_identifier"):
                 states = self._use(child, states)
-            if child.type == "call_expression" and self._never_returns(child):
-                return NOWHERE
+            if child.type == "call_expression":
+                _, attached = self.calls.setdefault(child.start_byte, (child, set()))
+                attached.update(state.attached for state in states)
+                if self._never_returns(child):
+                    return NOWHERE
         return states
 
     def _evaluation_order(self, node: Node) -> List[Tuple[Node, List[Event]]]:
@@ -344,11 +353,33 @@ class Flow:
         macro = self.macros.get(name)
         if macro is not None and macro.leaves:
             raise _Lost
-        if macro is None and _MACRO.fullmatch(name) and name not in self.harmless:
+        other = self.others.get(name) if macro is None else None
+        if other is not None:
+            self._may_jump(other, inner, states)
+        if macro is None and _MACRO.fullmatch(name) and name not in self.others:
             return frozenset(
                 state._replace(held=()) for state in states
             )  # it may release, or jump to where that is done
         return None
+
+    def _may_jump(self, macro: Macro, use: Node, states: States) -> None:
+        """`VIR_PY_TUPLE_SET_GOTO(tuple, 0, value, cleanup);` goes on, or leaves the way its definition says."""
+        given = [normal(self.file, argument) for argument in arguments(use)] if use.type == "call_expression" else []
+        by_name = dict(zip(macro.parameters or (), given))
+        for word, label in _JUMPS.findall(unquoted(macro.body)):
+            if word == "goto" and label:
+                label = by_name.get(label, label)
+                self._gotos[label] = self._gotos.get(label, NOWHERE) | states
+            elif word == "return":
+                self.exits.append(Exit(use.parent, states))
+            elif word == "throw" and self._handlers:
+                self._handlers[-1].update(states)
+            elif word == "throw":
+                self.exits.append(Exit(use.parent, states))
+            elif not _OWN_LOOP.search(macro.body):
+                inside = self._breaks if word == "break" else self._continues
+                if word in ("break", "continue") and inside:
+                    inside[-1].update(states)
 
     def _never_returns(self, call: Node) -> bool:
         called = call.child_by_field_name("function")

@@ -16,10 +16,19 @@ class Severity(enum.Enum):
 
 
 class Confidence(enum.Enum):
-    """HIGH: the whole function was understood; MEDIUM: the site is certain, what is around it is not."""
+    """HIGH: all it depends on was understood; MEDIUM: the site is certain, something it depends on is not."""
 
     HIGH = "high"
     MEDIUM = "medium"
+
+
+class Fix(enum.Enum):
+    """What applying a finding's edits does: SAFE keeps the meaning, UNSAFE may change it, DISPLAY
+    is there to be read."""
+
+    SAFE = "safe"
+    UNSAFE = "unsafe"
+    DISPLAY = "display"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +74,13 @@ class Finding:
     function: str = ""
     related: Tuple[Related, ...] = ()
     edits: Tuple[Edit, ...] = ()
+    fix: Fix = Fix.SAFE
+    """Of the edits, if there are any."""
     data: Dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+
+    def fixed_by(self, unsafe: bool) -> Tuple[Edit, ...]:
+        """The edits that may be applied: those that keep the meaning, with `unsafe` those that may change it, too."""
+        return self.edits if self.fix is Fix.SAFE or (unsafe and self.fix is Fix.UNSAFE) else ()
 
     @property
     def order(self) -> Tuple[str, int, str]:
@@ -78,7 +93,7 @@ class Skip:
 
     path: str
     reason: str
-    kind: str  # "generated", "vendored", "unreadable", "unparsed", "no parser"
+    kind: str  # "generated", "vendored", "unreadable", "unparsed"
 
 
 @dataclasses.dataclass
@@ -98,4 +113,4 @@ class Report:
     @property
     def lossy(self) -> List[Skip]:
         """What was skipped although it should have been checked."""
-        return [skip for skip in self.skipped if skip.kind in ("unreadable", "unparsed", "no parser")]
+        return [skip for skip in self.skipped if skip.kind in ("unreadable", "unparsed")]

@@ -29,6 +29,26 @@ FINALIZE = frozenset({"Py_Finalize", "Py_FinalizeEx", "Py_EndInterpreter"})
 FINALIZING_TESTS = frozenset({"Py_IsInitialized", "Py_IsFinalizing", "_Py_IsFinalizing", "_Py_Finalizing"})
 LOOKUPS = frozenset({"PyInterpreterState_Main", "PyInterpreterState_Head", "PyInterpreterState_Next"})
 JOINS = frozenset({"pthread_join", "thrd_join", "pthread_timedjoin_np"})
+# Library functions that wait until a callback on another thread has returned, or until its thread has ended.
+LIBRARY_WAITS = {
+    "Pa_StopStream": "PortAudio's callback",
+    "Pa_AbortStream": "PortAudio's callback",
+    "Pa_CloseStream": "PortAudio's callback",
+    "pa_threaded_mainloop_stop": "PulseAudio's event loop",
+    "mosquitto_loop_stop": "Mosquitto's network thread",
+    "MHD_stop_daemon": "libmicrohttpd's threads",
+    "g_thread_join": "a GLib thread",
+    "uv_thread_join": "a libuv thread",
+    "SDL_WaitThread": "an SDL thread",
+    "SDL_CloseAudioDevice": "SDL's audio callback",
+    "cudaStreamSynchronize": "host functions in the stream",
+    "cudaDeviceSynchronize": "host functions in the streams",
+    "cuStreamSynchronize": "host functions in the stream",
+    "cuCtxSynchronize": "host functions in the streams",
+    "WaitForThreadpoolWorkCallbacks": "callbacks of the thread pool",
+    "WaitForThreadpoolTimerCallbacks": "callbacks of the thread pool",
+    "WaitForThreadpoolWaitCallbacks": "callbacks of the thread pool",
+}
 NO_RETURN = frozenset(
     {"abort", "exit", "_exit", "_Exit", "quick_exit", "Py_FatalError", "Py_Exit", "pthread_exit", "longjmp",
      "PyThread_exit_thread", "std::terminate", "std::abort", "std::exit", "__builtin_unreachable", "Py_UNREACHABLE"}
@@ -47,5 +67,8 @@ STATEMENT_MACROS = ("Py_BEGIN_ALLOW_THREADS", "Py_END_ALLOW_THREADS", "Py_BLOCK_
 INTERESTING = re.compile(
     rb"PyGILState_(?:Ensure|Release|STATE)|PyThreadState_(?:New|Ensure|Release)|PyInterpreter(?:Guard|View|State)_"
     rb"|Pep788_|PyEval_(?:Acquire|Restore|Save|Release)Thread|_?Py_IsFinalizing|_Py_Finalizing|gil_scoped_acquire"
+    rb"|\b(?:" + b"|".join(name.encode() for name in sorted(JOINS | set(LIBRARY_WAITS))) + rb")\b|std::j?thread"
 )
-INTERESTING_CYTHON = re.compile(rb"PyGILState_|\bgil\b|PyThreadState_|PyInterpreter(?:Guard|View)_")
+INTERESTING_CYTHON = re.compile(
+    rb"PyGILState_|\bgil\b|\bwith_gil\b|PyThreadState_|PyInterpreter(?:Guard|View|State)_|Py_Is(?:Initialized|Finalizing)"
+)

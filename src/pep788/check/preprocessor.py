@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import re
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 Node = Any
 
@@ -91,12 +93,13 @@ def condition_key(node: Node) -> Tuple[str, bool]:
     return (found.group(2), bool(found.group(1))) if found else (text.lstrip("!"), text.startswith("!"))
 
 
-def dead_ranges(root: Node) -> List[Tuple[int, int]]:
-    """Byte ranges of arms that no supported version compiles."""
+def dead_ranges(root: Node, data: bytes) -> List[Tuple[int, int]]:
+    """Byte ranges of arms that no supported version compiles; `data` is what the tree was made of."""
     dead: List[Tuple[int, int]] = []
-    stack = [(root, False)]
+    places = [found.start() for found in _CONDITIONAL.finditer(data)]
+    stack = [root]
     while stack:
-        node, _ = stack.pop()
+        node = stack.pop()
         if node.type in CONDITIONALS:
             value = condition_truth(node)
             alternative = node.child_by_field_name("alternative")
@@ -108,8 +111,86 @@ def dead_ranges(root: Node) -> List[Tuple[int, int]]:
                 end = alternative.start_byte if alternative is not None else _end_of_arm(node)
                 if body and after_head < end:
                     dead.append((after_head, end))
-        stack.extend((child, False) for child in node.named_children)
+        first, end = bisect.bisect_left(places, node.start_byte), bisect.bisect_left(places, node.end_byte)
+        if first < end:  # there is one in it
+            stack.extend(node.named_children)
     return dead
+
+
+_CONDITIONAL = re.compile(rb"#[ \t]*(?:if|elif)")
+_TOKENS = re.compile(
+    rb"\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|/\*.*?\*/|//[^\n]*"
+    rb"|^[ \t]*#(?:\\\r?\n|[^\n])*|^[}]|[(){}]",
+    re.DOTALL | re.MULTILINE,
+)
+_DIRECTIVE = re.compile(rb"[ \t]*#[ \t]*(if|ifdef|ifndef|elif|else|endif)\b(.*)", re.DOTALL)
+_CUTS = re.compile(
+    rb"[^;{}\s/\\][ \t]*\r?\n[ \t]*#[ \t]*if|\{[ \t]*\r?\n(?:[^\n]*\n){0,40}?[ \t]*#[ \t]*(?:else|elif)", re.MULTILINE
+)
+"""Where a conditional may stand within an expression, or may open a brace: most files have none."""
+
+
+@dataclasses.dataclass
+class _Arms:
+    """A conditional: its arms as (behind the directive, before the next one, its test), and the depths at its `#if`."""
+
+    start: int
+    at: int
+    parentheses: int
+    braces: int
+    arms: List[Tuple[int, int, bytes]] = dataclasses.field(default_factory=list)
+    uneven: bool = False
+    """An arm opens or closes more braces than it closes or opens."""
+    head: bytes = b""
+
+
+def cuts(data: bytes, truth_of: Callable[[bytes], Optional[bool]]) -> List[Tuple[int, int]]:
+    """What to leave out so that the rest parses: all but one arm of conditionals that cut through something.
+
+    That is: within parentheses, or with a brace that another arm or nobody closes.  A C parser sees the code before
+    the preprocessor and cannot make sense of them.
+    """
+    if not _CUTS.search(data):
+        return []
+    found: List[Tuple[int, int]] = []
+    stack: List[_Arms] = []
+    parentheses = braces = 0
+    for token in _TOKENS.finditer(data):
+        text = token.group()
+        if text in (b"(", b")"):
+            parentheses = max(0, parentheses + (1 if text == b"(" else -1))
+        elif text in (b"{", b"}"):
+            braces += 1 if text == b"{" else -1
+            if text == b"}" and data[token.start() - 1 : token.start()] in (b"\n", b""):
+                parentheses = 0  # the end of a function
+        elif text.lstrip()[:1] == b"#":
+            directive = _DIRECTIVE.match(text)
+            if directive is None:
+                continue
+            word, rest = directive.group(1), directive.group(2)
+            if word.startswith(b"if"):
+                stack.append(_Arms(token.start(), token.end(), parentheses, braces, head=b"#" + word + rest))
+            elif stack:
+                arms = stack[-1]
+                arms.arms.append((arms.at, token.start(), arms.head))
+                arms.at = token.end()
+                arms.uneven = arms.uneven or braces != arms.braces
+                arms.head = b"#if" + rest if word == b"elif" else b""
+                if word == b"endif":
+                    stack.pop()
+                    found += _left_out(arms, token.end(), truth_of)
+                    if not arms.uneven:
+                        parentheses = arms.parentheses
+                else:
+                    parentheses, braces = arms.parentheses, arms.braces
+    return found
+
+
+def _left_out(arms: _Arms, end: int, truth_of: Callable[[bytes], Optional[bool]]) -> List[Tuple[int, int]]:
+    if not arms.parentheses and not (arms.uneven and len(arms.arms) > 1):
+        return []
+    chosen = next((arm for arm in arms.arms if not arm[2] or truth_of(arm[2]) is not False), arms.arms[0])
+    return [(arms.start, chosen[0]), (chosen[1], end)]
 
 
 def _end_of_line(node: Node) -> int:

@@ -7,7 +7,7 @@ import functools
 import re
 from typing import Dict, Iterable, List, Optional, Set
 
-from . import ctree, names, sources, swig
+from . import ctree, names, preprocessor, sources, swig
 from .binary import Binary
 from .ctree import CFile, Event, Function, Kind, Macro
 from .cython_tree import CythonFile
@@ -25,9 +25,15 @@ class Project:
     macros: Dict[str, Macro] = dataclasses.field(default_factory=dict)
     harmless: Set[str] = dataclasses.field(default_factory=set)
     """The names of other macros that `files` define."""
+    others: Dict[str, Dict[str, List[Macro]]] = dataclasses.field(default_factory=dict)
+    """Their definitions, of each file by name: what they do is known, and has nothing to do with this."""
+    structs: Dict[str, List[Dict[str, str]]] = dataclasses.field(default_factory=dict)
+    """The members of structs that a state is kept in, of other files than the one that keeps it there."""
     known_in: Dict[str, Dict[str, Macro]] = dataclasses.field(default_factory=dict)
     """The macros that matter in a file: not those for which it has a definition of its own that does not."""
     cython: List[CythonFile] = dataclasses.field(default_factory=list)
+    paths: Set[str] = dataclasses.field(default_factory=set)
+    """Of all sources, those that were not worth parsing included."""
     binaries: List[Binary] = dataclasses.field(default_factory=list)
     functions: List[Function] = dataclasses.field(default_factory=list)
     """Those with an event; lambdas are functions of their own."""
@@ -40,9 +46,19 @@ class Project:
         key = id(function)
         if key not in self._flows:
             both = (True, False) if b"#if" in function.text else (True,)
-            flows = [Flow(function, self.known_in[function.file.path], self.harmless, taken) for taken in both]
+            path = function.file.path
+            others = {**self._others, **_jumping(self.others.get(path, {}))}
+            flows = [Flow(function, self.known_in[path], others, taken) for taken in both]
             self._flows[key] = flows if all(flow.understood for flow in flows) else []
         return self._flows[key]
+
+    @functools.cached_property
+    def _others(self) -> Dict[str, Optional[Macro]]:
+        merged: Dict[str, List[Macro]] = {}
+        for found in self.others.values():
+            for name, macros in found.items():
+                merged.setdefault(name, []).extend(macros)
+        return {**dict.fromkeys(self.harmless - set(merged)), **_jumping(merged)}
 
     @functools.cached_property
     def by_name(self) -> Dict[str, List[Function]]:
@@ -93,9 +109,16 @@ def code_of(item: Item) -> bytes:
 
 
 def parse_c(item: Item, macros: Iterable[str]) -> CFile:
-    code = _for_parser(code_of(item))
+    given = code_of(item)
+    code = _for_parser(given)
+    cuts = preprocessor.cuts(code, ctree.directive_truth) if b"#" in code else []
+    code = preprocessor.blank(code, cuts) if cuts else code
     masked = ctree.mask(code, [*names.STATEMENT_MACROS, *macros])
-    return CFile(item.path, item.data, masked, ctree.guess_language(item.path, code))
+    extends = item.suffix in sources.SWIG_SUFFIXES and b"%extend" in item.data  # structs with functions in them
+    language = "cpp" if extends else ctree.guess_language(item.path, code)
+    file = CFile(item.path, item.data, masked, language, given)
+    file.cuts = cuts
+    return file
 
 
 def _for_parser(data: bytes) -> bytes:
@@ -141,17 +164,45 @@ def fill(project: Project) -> None:
     """Find the events of all functions."""
     words = [names.INTERESTING.pattern, rb"Py_Is(?:Finalizing|Initialized)|_join\b|\bjoin\b|Py_(?:BEGIN|END)_ALLOW"]
     words += [re.escape(name).encode() for name in project.macros]
-    words += [rb"pthread_create|std::j?thread"]
+    words += [rb"pthread_create|std::j?thread|std::(?:shared_)?future|std::async"]
+    words += [re.escape(name).encode() for name in names.LIBRARY_WAITS]
     pattern = re.compile(b"|".join(words))
     for file in project.files:
-        own = {macro.name: macro for macro in ctree.definitions(file)}
-        project.harmless.update(set(own) - set(project.macros))
+        defined: Dict[str, List[Macro]] = {}
+        for macro in ctree.definitions(file):
+            defined.setdefault(macro.name, []).append(macro)
+        own = {name: macros[-1] for name, macros in defined.items()}
+        project.others[file.path] = {n: macros for n, macros in defined.items() if n not in project.macros}
+        project.harmless.update(project.others[file.path])
         known = {n: m for n, m in project.macros.items() if n not in own or ctree.understand(own[n], project.macros)}
         project.known_in[file.path] = known
         for function in file.functions:
             project.defined.add(function.name)
             lambdas = ctree.add_events(function, known) if pattern.search(function.text) else []
             project.functions += [f for f in (function, *lambdas) if f.events or pattern.search(f.text)]
+
+
+def struct_of(function: Function, key: str) -> str:
+    """The struct or class that `session->state` is a member of, by the declared type of `session`; "" if unknown."""
+    parts = re.split(r"->|\.", key)
+    if len(parts) == 1:
+        return function.owner if key not in function.locals and key not in function.parameters else ""
+    base = parts[0]
+    declared = function.locals.get(base) or function.parameters.get(base) or function.file.globals.get(base) or ""
+    words = re.findall(r"\w+", re.sub(r"\b(?:struct|class|const|volatile|static)\b", "", declared))
+    return words[-1] if len(parts) == 2 and words else ""
+
+
+def _jumping(defined: Dict[str, List[Macro]]) -> Dict[str, Optional[Macro]]:
+    """Each macro by its name, None if it jumps nowhere; left out where several definitions do not agree."""
+    found: Dict[str, Optional[Macro]] = {}
+    for name, macros in defined.items():
+        bodies = {ctree.unquoted(macro.body).strip(" ;") for macro in macros}
+        if not any(ctree.LEAVES.search(body) for body in bodies):
+            found[name] = None
+        elif len(bodies) == 1:
+            found[name] = macros[0]
+    return found
 
 
 def type_of(function: Function, key: str) -> Optional[str]:

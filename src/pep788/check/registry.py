@@ -8,7 +8,7 @@ import pkgutil
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 from .ctree import CFile, Event, Function, Node
-from .model import Confidence, Edit, Finding, Related, Severity, Span
+from .model import Confidence, Edit, Finding, Fix, Related, Severity, Span
 from .project import Project
 
 Check = Callable[["Rule", Project], Iterator[Finding]]
@@ -46,11 +46,22 @@ class Rule:
         function: str = "",
         related: Sequence[Related] = (),
         edits: Sequence[Edit] = (),
+        fix: Fix = Fix.SAFE,
         confidence: Confidence = Confidence.HIGH,
         **data: Any,
     ) -> Finding:
         return Finding(
-            self.id, self.severity, span, message, help, confidence, function, tuple(related), tuple(edits), data
+            self.id,
+            self.severity,
+            span,
+            message,
+            help,
+            confidence,
+            function,
+            tuple(related),
+            tuple(edits),
+            fix,
+            data,
         )
 
 

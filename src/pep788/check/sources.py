@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import importlib.metadata
+import json
 import os
 import pathlib
 import re
 import tarfile
+import urllib.parse
+import urllib.request
 import zipfile
 import zlib
 from typing import Iterator, List, Optional, Sequence, Union
@@ -63,6 +66,11 @@ VENDORED = (
     ("*/boost/python/*", "Boost.Python's own headers"),
     ("*pep788/include/pep788.h*", "pep788's own header"),
 )
+COPIES = (
+    (("pep788.h",), b"PEP788_VERSION_HEX", "pep788's own header"),
+    (("pep788.hpp", "binding.hpp", "nanobind.hpp", "pybind11.hpp"), b"namespace pep788", "pep788's own header"),
+)
+"""Headers that lie in other people's trees, by their names and a word that is in them."""
 
 
 class SourceError(Exception):
@@ -140,11 +148,11 @@ def _folder(top: pathlib.Path) -> Iterator[Found]:
             if wanted(name):
                 yield from _file(path)
     for problem in problems:
-        yield Skip(_shown(problem.filename or str(top)), problem.strerror or str(problem), "unreadable")
+        yield Skip(shown_path(problem.filename or str(top)), problem.strerror or str(problem), "unreadable")
 
 
 def _file(path: pathlib.Path, explicit: bool = False) -> Iterator[Found]:
-    shown = _shown(str(path))
+    shown = shown_path(str(path))
     try:
         if not path.is_file():
             yield Skip(shown, "not a regular file", "unreadable")
@@ -172,7 +180,8 @@ def _too_large(head: Item) -> Skip:
     return not_hand_written(head) or large
 
 
-def _shown(path: str) -> str:
+def shown_path(path: str) -> str:
+    """A path as reports give it."""
     text = path.encode("utf-8", "replace").decode("utf-8")  # surrogates of undecodable names
     return pathlib.PurePath(text).as_posix()
 
@@ -181,7 +190,7 @@ def _shown(path: str) -> str:
 
 
 def _archive(path: pathlib.Path) -> Iterator[Found]:
-    shown = _shown(str(path))
+    shown = shown_path(str(path))
     try:
         if shown.lower().endswith((".zip", ".whl")):
             yield from _zip(path, shown)
@@ -195,10 +204,13 @@ def _archive(path: pathlib.Path) -> Iterator[Found]:
 
 def _zip(path: pathlib.Path, shown: str) -> Iterator[Found]:
     with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist()[:MOST_MEMBERS]:
+        members = archive.infolist()
+        if len(members) > MOST_MEMBERS:
+            yield _too_many(shown)
+        for member in members[:MOST_MEMBERS]:
             if member.is_dir() or not wanted(member.filename):
                 continue
-            name = f"{shown}/{_shown(member.filename)}"
+            name = f"{shown}/{shown_path(member.filename)}"
             with archive.open(member) as stream:
                 data = stream.read(_limit(name) + 1)  # what it says of its size need not be true
             yield Item(name, data) if len(data) <= _limit(name) else _too_large(Item(name, data[:HEAD]))
@@ -208,14 +220,18 @@ def _tar(path: pathlib.Path, shown: str) -> Iterator[Found]:
     with tarfile.open(path) as archive:
         for count, member in enumerate(archive):
             if count >= MOST_MEMBERS:
-                yield Skip(shown, f"only the first {MOST_MEMBERS} members were read", "unreadable")
+                yield _too_many(shown)
                 return
             if not member.isfile() or not wanted(member.name):
                 continue
-            name = f"{shown}/{_shown(member.name)}"
+            name = f"{shown}/{shown_path(member.name)}"
             stream = archive.extractfile(member)
             data = stream.read(_limit(name) + 1) if stream is not None else b""
             yield Item(name, data) if len(data) <= _limit(name) else _too_large(Item(name, data[:HEAD]))
+
+
+def _too_many(archive: str) -> Skip:
+    return Skip(archive, f"only the first {MOST_MEMBERS} members were read", "unreadable")
 
 
 # --- installed packages -----------------------------------------------------------------------------------------
@@ -223,14 +239,43 @@ def _tar(path: pathlib.Path, shown: str) -> Iterator[Found]:
 
 def _installed(name: str) -> Iterator[Found]:
     distribution = _distribution(name)
-    if distribution is None:
+    distributions = [distribution] if distribution is not None else list(_by_import_name(name))
+    if not distributions:
         raise SourceError(f"{name}: no such file or folder, and no installed package of this name")
-    files = distribution.files
-    if files is None:
-        raise SourceError(f"{name}: its installer left no list of its files; name its folder instead")
-    for file in files:
-        if wanted(file.name):
-            yield from _file(pathlib.Path(str(distribution.locate_file(file))))
+    for each in distributions:
+        source = _editable(each)
+        if source is not None:
+            yield from _folder(source)
+            continue
+        files = each.files
+        if files is None:
+            raise SourceError(f"{name}: its installer left no list of its files; name its folder instead")
+        for file in files:
+            if wanted(file.name):
+                yield from _file(pathlib.Path(str(each.locate_file(file))))
+
+
+def _by_import_name(name: str) -> Iterator[importlib.metadata.Distribution]:
+    """`yaml` is in PyYAML; several packages may share a namespace."""
+    for each in importlib.metadata.distributions() if name.isidentifier() else ():
+        try:
+            top = set((each.read_text("top_level.txt") or "").split())
+            top.update(pathlib.PurePosixPath(file.as_posix()).parts[0].split(".")[0] for file in each.files or ())
+        except (OSError, ValueError):  # a damaged one is not the one that was meant
+            continue
+        if name in top:
+            yield each
+
+
+def _editable(distribution: importlib.metadata.Distribution) -> Optional[pathlib.Path]:
+    """The folder it was installed from with `pip install -e`: its list of files names none of them."""
+    try:
+        direct = json.loads(distribution.read_text("direct_url.json") or "{}")
+        if direct["dir_info"]["editable"]:
+            return pathlib.Path(urllib.request.url2pathname(urllib.parse.urlparse(direct["url"]).path))
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    return None
 
 
 def _distribution(name: str) -> Optional[importlib.metadata.Distribution]:
@@ -249,6 +294,10 @@ def not_hand_written(item: Item) -> Optional[Skip]:
     """The reason to leave a source file alone, if there is one."""
     for pattern, what in VENDORED:
         if fnmatch.fnmatch("/" + item.path, pattern):
+            return Skip(item.path, what, "vendored")
+    name = item.path.rsplit("/", 1)[-1]
+    for copied, word, what in COPIES:
+        if name in copied and word in item.data:
             return Skip(item.path, what, "vendored")
     if item.suffix not in BINARY_SUFFIXES and item.data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return Skip(item.path, "UTF-16", "unparsed")

@@ -45,6 +45,7 @@ def _finding(finding: Finding) -> Dict[str, Any]:
         "message": finding.message,
         "help": finding.help,
         "related": [{**_span(other.span), "message": other.message} for other in finding.related],
+        "fix": finding.fix.value if finding.edits else None,
         "edits": [{"byte_start": e.start, "byte_end": e.end, "text": e.text} for e in finding.edits],
         "data": finding.data,
     }

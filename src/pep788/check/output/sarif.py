@@ -7,11 +7,13 @@ import urllib.parse
 from typing import Any, Dict, List, Sequence
 
 from ..baseline import fingerprints
+from ..ctree import _line_starts, span_of
 from ..model import Finding, Report, Span
 from ..registry import Rule
 
 
-def write(report: Report, rules: Sequence[Rule], version: str) -> str:
+def write(report: Report, rules: Sequence[Rule], version: str, unsafe: bool = False) -> str:
+    """With the safe fixes, and with those that may change the meaning if `unsafe`."""
     place = {rule.id: number for number, rule in enumerate(rules)}
     prints = fingerprints(report)
     driver = {"name": "pep788 check", "version": version, "rules": [_rule(rule) for rule in rules]}
@@ -20,7 +22,10 @@ def write(report: Report, rules: Sequence[Rule], version: str) -> str:
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
         "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": notes}],
-        "results": [_result(f, place[f.rule], prints[at]) for at, f in enumerate(report.findings)],
+        "results": [
+            _result(finding, place[finding.rule], print_, unsafe, report.frames.get(finding.span.path, b""))
+            for finding, print_ in zip(report.findings, prints)
+        ],
     }
     document = {"$schema": "https://json.schemastore.org/sarif-2.1.0.json", "version": "2.1.0", "runs": [run]}
     return json.dumps(document, indent=2)
@@ -32,11 +37,12 @@ def _rule(rule: Rule) -> Dict[str, Any]:
         "name": "".join(word.capitalize() for word in rule.name.split("-")),
         "shortDescription": {"text": rule.summary},
         "fullDescription": {"text": rule.why},
+        "help": {"text": f"{rule.why} `pep788 check` has a page on each rule: docs/rules/{rule.id}.md."},
         "defaultConfiguration": {"level": rule.severity.value},
     }
 
 
-def _result(finding: Finding, index: int, fingerprint: str) -> Dict[str, Any]:
+def _result(finding: Finding, index: int, fingerprint: str, unsafe: bool, data: bytes) -> Dict[str, Any]:
     result: Dict[str, Any] = {
         "ruleId": finding.rule,
         "ruleIndex": index,
@@ -50,29 +56,34 @@ def _result(finding: Finding, index: int, fingerprint: str) -> Dict[str, Any]:
         result["relatedLocations"] = [
             {"physicalLocation": _location(other.span), "message": {"text": other.message}} for other in finding.related
         ]
-    if finding.edits:
-        result["fixes"] = [_fix(finding)]
+    if finding.fixed_by(unsafe):
+        result["fixes"] = [_fix(finding, data)]
     return result
 
 
 def _location(span: Span) -> Dict[str, Any]:
     location: Dict[str, Any] = {"artifactLocation": {"uri": _uri(span.path)}}
     if span.line:
-        location["region"] = {
-            "startLine": span.line,
-            "startColumn": span.column,
-            "endLine": span.end_line,
-            "endColumn": span.end_column,
-            "byteOffset": span.start,
-            "byteLength": span.end - span.start,
-        }
+        location["region"] = _region(span)
     return location
 
 
-def _fix(finding: Finding) -> Dict[str, Any]:
+def _region(span: Span) -> Dict[str, Any]:
+    return {
+        "startLine": span.line,
+        "startColumn": span.column,
+        "endLine": span.end_line,
+        "endColumn": span.end_column,
+        "byteOffset": span.start,
+        "byteLength": span.end - span.start,
+    }
+
+
+def _fix(finding: Finding, data: bytes) -> Dict[str, Any]:
+    lines = _line_starts(data)
     replacements: List[Dict[str, Any]] = [
         {
-            "deletedRegion": {"byteOffset": edit.start, "byteLength": edit.end - edit.start},
+            "deletedRegion": _region(span_of(finding.span.path, data, lines, edit.start, edit.end)),
             "insertedContent": {"text": edit.text},
         }
         for edit in finding.edits

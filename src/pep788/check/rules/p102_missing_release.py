@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Iterator, Tuple
 
 from ..ctree import Event, Function, Kind
+from ..fixes import before_exit
 from ..flow import Exit
 from ..model import Finding, Severity
 from ..project import Project
@@ -52,11 +53,14 @@ def _finding(rule: Rule, function: Function, event: Event, exit: Exit) -> Findin
     end = exit.node.type not in how
     node = function.body.children[-1] if end else exit.node
     what = f"{function.name or 'The function'} {'ends' if end else how[exit.node.type]} here"
+    edits, fix = before_exit(function, exit, f"PyGILState_Release({event.key});")
     return rule.at(
         function,
         node,
         f"{what} without PyGILState_Release.",
         "Release on this path, too.",
+        edits=edits if event.macro is None else (),
+        fix=fix,
         related=[related(function.file, event, "PyGILState_Ensure is called here")],
         variable=event.key,
     )

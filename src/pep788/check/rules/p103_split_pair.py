@@ -25,7 +25,9 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
         if embeds(function) or function.is_constructor:
             continue
         for event in function.of(Kind.ENSURE):
-            if event.macro is None and not function.has_error and not project.pairs(function, event):
+            if event.macro is not None or _is_attached_already(function, event):
+                continue
+            if not function.has_error and not project.pairs(function, event):
                 if not any(leak is event for leak, _ in leaks(project, function)):
                     yield _finding(rule, project, function, event)
 
@@ -43,6 +45,11 @@ def _finding(rule: Rule, project: Project, function: Function, event: Event) -> 
         variable=event.key,
         same_file=all(other.file is function.file for other, _ in elsewhere),
     )
+
+
+def _is_attached_already(function: Function, event: Event) -> bool:
+    """It says so itself: `assert(state == PyGILState_LOCKED);`, a count that is meant to stay."""
+    return re.search(rb"\b%b\s*==\s*PyGILState_LOCKED" % re.escape(event.key.encode()), function.text) is not None
 
 
 def _is_handed_on(function: Function, event: Event) -> bool:

@@ -7,7 +7,7 @@ from typing import Iterator, List, Optional
 
 from ..ctree import Event, Function, Kind, arguments, result_target
 from ..model import Edit, Finding, Severity
-from ..project import Project, type_of
+from ..project import Project, struct_of, type_of
 from ..registry import Rule, rule
 
 PRIMITIVE = re.compile(
@@ -33,7 +33,7 @@ HELP = "Keep it in a PyGILState_STATE; the PyThreadStateToken * that replaces it
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
     for function in project.functions:
         for event in function.of(Kind.ENSURE):
-            wrong = _kept_as(function, event) if event.macro is None else None
+            wrong = _kept_as(project, function, event) if event.macro is None else None
             if wrong is not None:
                 message = f"The result of PyGILState_Ensure is kept as {wrong}."
                 yield rule.at(function, event.node, message, HELP, edits=_edits(function, event))
@@ -42,12 +42,12 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
                 yield from _release(rule, function, event)
     for file in project.cython:
         for ensure in file.ensures:
-            if ensure.type_name in CYTHON_PRIMITIVE:
+            if ensure.type_name.rstrip(" *") in CYTHON_PRIMITIVE:
                 message = f"The result of PyGILState_Ensure is kept as {ensure.type_name}."
                 yield rule.on(ensure.span, message, HELP, function=ensure.function)
 
 
-def _kept_as(function: Function, event: Event) -> Optional[str]:
+def _kept_as(project: Project, function: Function, event: Event) -> Optional[str]:
     parent = event.node.parent
     while parent is not None and parent.type in ("cast_expression", "parenthesized_expression"):
         if parent.type == "cast_expression":
@@ -58,7 +58,16 @@ def _kept_as(function: Function, event: Event) -> Optional[str]:
     if result_target(event.node) is None or not event.key:
         return None
     declared = type_of(function, event.key)
+    if declared is None:
+        declared = _member_elsewhere(project, struct_of(function, event.key), event.key)
     return declared if declared and PRIMITIVE.fullmatch(declared) else None
+
+
+def _member_elsewhere(project: Project, struct: str, key: str) -> Optional[str]:
+    """The type of a member of a struct that another file defines, if all structs of that name agree."""
+    member = re.split(r"->|\.", key)[-1]
+    types = {members.get(member) for members in project.structs.get(struct, ())}
+    return next(iter(types)) if len(types) == 1 else None
 
 
 def _edits(function: Function, event: Event) -> List[Edit]:

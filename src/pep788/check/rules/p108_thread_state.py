@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Iterator
 
+from .. import names
 from ..ctree import Kind
 from ..model import Finding, Severity
 from ..project import Project, embeds
 from ..registry import Rule, rule
+
+MESSAGE = "A thread state is made by hand, and nothing keeps its interpreter alive."
+HELP = "PyThreadState_Ensure(guard) makes, attaches and deletes it, and the guard holds the interpreter."
 
 
 @rule(
@@ -25,8 +29,8 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
                 yield rule.at(
                     function,
                     event.node,
-                    "A thread state is made by hand, and nothing keeps its interpreter alive.",
-                    "PyThreadState_Ensure(guard) makes, attaches and deletes it, and the guard holds the interpreter.",
+                    MESSAGE,
+                    HELP,
                     variable=event.key,
                 )
     for macro in project.macros.values():
@@ -34,6 +38,10 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
             yield rule.on(
                 macro.file.span(macro.node.child_by_field_name("name")),
                 f"{macro.name} makes a thread state by hand, and nothing keeps its interpreter alive.",
-                "PyThreadState_Ensure(guard) makes, attaches and deletes it, and the guard holds the interpreter.",
+                HELP,
                 macro=macro.name,
             )
+    for file in project.cython:
+        for call in file.calls:
+            if call.name in names.NEW_STATE:
+                yield rule.on(file.span_of_call(call), MESSAGE, HELP, function=call.function)

@@ -15,6 +15,7 @@ WHY = {
     "main",
     "PyInterpreterState_Next": "reads CPython's list of interpreters without its lock",
 }
+HELP = "Keep a PyInterpreterView * of the interpreter that is meant, made where the callback is registered."
 
 
 def _only_tested(call: Node) -> bool:
@@ -42,6 +43,10 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
                     function,
                     event.node,
                     f"{event.name} {WHY[event.name]}.",
-                    "Keep a PyInterpreterView * of the interpreter that is meant, made where the callback is "
-                    "registered.",
+                    HELP,
                 )
+    for file in project.cython:
+        for call in file.calls:
+            if call.name in WHY:
+                message = f"{call.name} {WHY[call.name]}."
+                yield rule.on(file.span_of_call(call), message, HELP, function=call.function)

@@ -19,7 +19,8 @@ from ..registry import Rule, rule
 )
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
     for file in project.cython:
-        for function in file.functions:
+        in_python = file.path.endswith(".pxd") and file.path[:-4] + ".py" in project.paths  # types of a .py file
+        for function in (*file.functions, *(file.declared if in_python else ())):
             extra = " An exception it leaves set is lost if C code calls it." if function.raises else ""
             yield rule.on(
                 function.span,

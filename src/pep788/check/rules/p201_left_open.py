@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Dict, Iterator
 
 from ..ctree import Event, Function, Kind
+from ..fixes import before_exit
 from ..flow import Exit
 from ..model import Finding, Severity
 from ..project import Project
@@ -45,6 +46,7 @@ def _leaks(rule: Rule, project: Project, function: Function, opened: Dict[int, E
 def _finding(rule: Rule, function: Function, event: Event, exit: Exit, what: str) -> Finding:
     closing = "Pep788_ReleaseKept" if event.name == "Pep788_EnsureKept" else CLOSED_BY[what]
     end = exit.node == function.body
+    edits, fix = before_exit(function, exit, f"{closing}({event.key});")
     return rule.at(
         function,
         function.body.children[-1] if end else exit.node,
@@ -52,6 +54,8 @@ def _finding(rule: Rule, function: Function, event: Event, exit: Exit, what: str
         "still open.",
         f"Call {closing}({event.key}) on this path, too.",
         related=[related(function.file, event, "opened here")],
+        edits=edits if event.macro is None else (),
+        fix=fix,
         variable=event.key,
         what=what,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Iterator
 
+from .. import names
 from ..ctree import Function, Kind
 from ..model import Finding, Severity
 from ..project import Project
@@ -27,6 +28,13 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
                 message = f"The result of {event.name} is dropped, so nothing tells whether it failed."
                 yield rule.at(function, event.node, message, HELP)
         yield from _released_untested(rule, project, function)
+    for file in project.cython:
+        for call in file.calls:
+            if call.name in names.TOKEN_OPEN and (call.dropped or call.unread):
+                message = f"The result of {call.name} is dropped, so nothing tells whether it failed."
+                if call.unread:
+                    message = f"{call.unread} of {call.name} is not tested for NULL."
+                yield rule.on(file.span_of_call(call), message, HELP, function=call.function, variable=call.unread)
 
 
 def _released_untested(rule: Rule, project: Project, function: Function) -> Iterator[Finding]:

@@ -14,6 +14,9 @@ from ..registry import Rule, rule
 SUPPORTS = re.compile(
     rb"\{\s*Py_mod_multiple_interpreters\s*,\s*Py_MOD_(?:PER_INTERPRETER_GIL|MULTIPLE_INTERPRETERS)_SUPPORTED"
 )
+SUPPORTS_CYTHON = re.compile(rb"^#\s*cython:.*\bsubinterpreters_compatible\s*=\s*(?:own_gil|shared_gil)", re.MULTILINE)
+MESSAGE = "A view of the main interpreter, but %s says that its module supports subinterpreters."
+HELP = "Make the view with PyInterpreterView_FromCurrent where the callback is registered."
 
 
 def _is_near(one: str, other: str) -> bool:
@@ -30,16 +33,17 @@ def _is_near(one: str, other: str) -> bool:
     why="A callback that was registered in a subinterpreter would run in the main one, with objects of the other.",
 )
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
-    supporting = [file for file in project.files if SUPPORTS.search(file.data)]
+    supporting = [file.path for file in project.files if SUPPORTS.search(file.data)]
+    supporting += [file.path for file in project.cython if SUPPORTS_CYTHON.search(file.data)]
     if not supporting:
         return
     for function in project.functions:
         for event in function.of(Kind.FROM_MAIN):
-            module = next((file for file in supporting if _is_near(file.path, function.file.path)), None)
+            module = next((path for path in supporting if _is_near(path, function.file.path)), None)
             if module is not None and not embeds(function):
-                yield rule.at(
-                    function,
-                    event.node,
-                    f"A view of the main interpreter, but {module.path} says that its module supports subinterpreters.",
-                    "Make the view with PyInterpreterView_FromCurrent where the callback is registered.",
-                )
+                yield rule.at(function, event.node, MESSAGE % module, HELP)
+    for file in project.cython:
+        module = next((path for path in supporting if _is_near(path, file.path)), None)
+        for call in file.calls if module is not None else ():
+            if call.name == "PyInterpreterView_FromMain":
+                yield rule.on(file.span_of_call(call), MESSAGE % module, HELP, function=call.function)

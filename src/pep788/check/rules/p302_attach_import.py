@@ -15,8 +15,8 @@ from ..registry import Rule, rule
     "binary-attach",
     "a binary that attaches, and leaves it to others to start threads",
     Severity.NOTE,
-    why="Nearly every Cython module imports PyGILState_Ensure. It matters where a library calls back on its own "
-    "threads.",
+    why="Nearly every Cython module imports PyGILState_Ensure. It matters where a library calls back on threads of its "
+    "own.",
 )
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
     for binary in project.binaries:
