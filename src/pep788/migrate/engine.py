@@ -20,7 +20,8 @@ from ..check.project import Project
 from ..check.sources import Item
 from . import edits, entry, macro_pair, pair
 from .decisions import Decisions
-from .model import NotMigrated, Outcome, Report, Site, View, Worse, shown_name
+from .ignored import Ignored
+from .model import NotMigrated, Outcome, Refused, Report, Site, View, Worse, shown_name
 
 ELSEWHERE = {  # rules of the check whose sites are not pairs of PyGILState calls
     "P108": "a thread state made by hand: use PyThreadState_Ensure(guard) where it stays on one thread",
@@ -32,6 +33,7 @@ WORSE = ("P102", "P201", "P202", "P203")
 """What must not be found in a migrated function."""
 BUILD_FILES = ("setup.py", "setup.cfg", "pyproject.toml", "meson.build", "CMakeLists.txt")
 _LIMITED_API = re.compile(rb"Py_LIMITED_API\W{1,6}(0[xX][0-9a-fA-F]{1,8})\b")
+IGNORED = "by a comment: pep788: ignore"
 NOT_SEEN = "no call that was understood: not parsed, not compiled on CPython 3.9 and later, or the function's address"
 _ENSURE_OR_LITERAL = re.compile(
     rb"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|(?P<name>\bPyGILState_Ensure\b)", re.DOTALL
@@ -75,6 +77,7 @@ class Run:
         self.whole: Project = check_engine.load(check_options, self.checked)
         self.items = {item.path: item for item in self._written_by_hand()}
         self.files: Dict[str, CFile] = {file.path: file for file in self.whole.files}
+        self.ignored = Ignored({**{p: item.data for p, item in self.items.items()}, **_cython_texts(self.whole)})
         self.modules: Dict[str, entry.Module] = {}
         """By the path of a file with sites."""
         self.asked: Dict[str, NotMigrated] = {}
@@ -91,7 +94,7 @@ class Run:
         for function in self.whole.functions:
             for ensure in function.of(Kind.ENSURE):
                 self.report.sites.append(self._site(function, ensure))
-        self.report.sites += self._others()
+        self.report.sites += (self._unless_ignored(site) for site in self._others())
         self.report.sites.sort(key=lambda site: (site.span.path, site.span.start))
         self._edit()
         if self.report.after and not self.options.native:
@@ -126,12 +129,24 @@ class Run:
     def _site(self, function: Function, ensure: Event) -> Site:
         kind = macro_pair.MacroPair if ensure.macro is not None else pair.Pair
         try:
+            self._refuse_ignored(function, ensure)
             view = functools.partial(self._view, function.file.path)
             site = pair.migrate(kind, self.whole, function, ensure, self.decisions, view)
         except NotMigrated as error:
             return error.site(function.file.span(ensure.node), shown_name(function))
         site.needs_view = site.needs_view and not self.decisions.view
         return site
+
+    def _refuse_ignored(self, function: Function, ensure: Event) -> None:
+        """By a comment at the site, or at the macro that it goes through: `pep788 check` does not report it either."""
+        places = [function.file.span(ensure.node)]
+        if ensure.macro is not None:
+            places.append(ensure.macro.file.span(ensure.macro.node))
+        if any(map(self.ignored.covers, places)):
+            raise Refused(IGNORED)
+
+    def _unless_ignored(self, site: Site) -> Site:
+        return Site(site.span, site.function, Outcome.SKIPPED, IGNORED) if self.ignored.covers(site.span) else site
 
     def _view(self, path: str) -> str:
         if self.decisions.view:
@@ -269,6 +284,10 @@ class Run:
             made = "made already" if module.exists else "to be made"
             self.report.views.append(View(module.variable, path, line, f"{made} in {name}, of the main interpreter"))
             self.report.notes.append(SUBINTERPRETERS.format(variable=module.variable))
+
+
+def _cython_texts(whole: Project) -> Dict[str, bytes]:
+    return {file.path: file.data for file in whole.cython}
 
 
 def _errors(item: Item, whole: Project) -> int:

@@ -33,6 +33,12 @@ ENDS = re.compile(
 ALLOCATES = re.compile(r"alloc|dup$|(?:^|_)(?:new|create|open)(?:_|$)", re.I)
 FREES = re.compile(r"free|delete|destroy|close", re.I)
 T = TypeVar("T")
+LOOPS = ("while_statement", "do_statement", "for_statement", "for_range_loop")
+BLOCKS = frozenset(
+    "compound_statement if_statement else_clause switch_statement case_statement labeled_statement try_statement "
+    "catch_clause".split()
+).union(LOOPS)
+"""What the Ensure may be in: what a return would skip is looked at there."""
 _OF_PYTHON = re.compile(r"_?Py_?(?!Thread_|Mutex_)[A-Z]|Pep788_")
 
 
@@ -198,11 +204,18 @@ class Pair:
     def _refuse_place(self) -> None:
         if not self._fits_place():
             raise Refused("PyGILState_Ensure is part of a larger expression")
+        for block in self._around():
+            if block.type not in BLOCKS:
+                raise Refused(f"PyGILState_Ensure is in {_what(block)}")
+        if self.statement.parent.type not in ("compound_statement", "case_statement"):
+            raise Refused("PyGILState_Ensure is in no block of its own: its test would not go with it")
+
+    def _around(self) -> Iterator[Node]:
+        """What the statement of the Ensure is in, the function's own block apart."""
         block = self.statement.parent
-        while block is not None and block.type == "compound_statement" and block != self.function.body:
+        while block is not None and block != self.function.body:
+            yield block
             block = block.parent
-        if block != self.function.body:
-            raise Refused("PyGILState_Ensure depends on a condition or is in a loop")
 
     def _fits_place(self) -> bool:
         """It is all that its statement does: initializes the variable or is assigned to it."""
@@ -231,6 +244,8 @@ class Pair:
         before = self._is_begun()
         if before is not None:
             self._ask(before, "was done before; is it right to return without undoing it?")
+        for node in self._in_loops():
+            self._ask(node, "is in a loop that is left on failure, and would not be done again; may it be left out?")
         for node in self._after_release():
             self._ask(node, "is outside of the pair and would not be done on failure; may it be left out?")
         for node, name in self._calls(self.statement.end_byte):
@@ -262,6 +277,30 @@ class Pair:
             if self._changes_more_than_locals(node):
                 return node
         return None
+
+    def _in_loops(self) -> Iterator[Node]:
+        """What the loops around the pair do, the pair and what follows it apart."""
+        end = self.statement.start_byte
+        last = max(release.node.end_byte for release in self.releases)
+        for loop in self._around():
+            if loop.type in LOOPS and not self._runs_once(loop):
+                for node in walk(loop):
+                    if node.end_byte <= end or node.start_byte >= last:
+                        if self._has_effect(node):
+                            yield node
+
+    def _runs_once(self, loop: Node) -> bool:
+        return loop.type == "do_statement" and self._condition(loop) in ("0", "false")
+
+    def _condition(self, loop: Node) -> str:
+        return self.file.text(loop.child_by_field_name("condition")).strip("() ")
+
+    def _has_effect(self, node: Node) -> bool:
+        if node.type == "call_expression":
+            return not _OF_PYTHON.match(self._called(node))
+        return node.type in ("delete_expression", "throw_statement", "new_expression") or (
+            self._changes_more_than_locals(node)
+        )
 
     def _calls(self, start: int) -> Iterator[Tuple[Node, str]]:
         """Calls from here on that are not Python's."""
@@ -301,13 +340,21 @@ class Pair:
                 yield following
                 if following.type == "return_statement":
                     return
-                if following.type in ("goto_statement", "break_statement", "continue_statement"):
+                if following.type == "goto_statement":
                     yield from self._from_labels(following)
+                    return
+                if following.type in ("break_statement", "continue_statement"):
+                    node = self._left_by(following)
                     break
                 following = following.next_named_sibling
-            if following is not None and following.type == "goto_statement":
-                return
+            node = node.parent if node != self.function.body else None
+
+    def _left_by(self, jump: Node) -> Node:
+        """The loop or the switch that a `break` or `continue` is of."""
+        node = jump
+        while node != self.function.body and node.type not in (*LOOPS, "switch_statement"):
             node = node.parent
+        return node
 
     def _from_labels(self, jump: Node) -> Iterator[Node]:
         label = jump.child_by_field_name("label")
@@ -369,6 +416,10 @@ class Pair:
         lines = [f"if ({self.key} == {null}) {{", *("\t" + line for line in leave), "}"]
         line_end = edits.newline(data, at)
         return Edit(at, at, "".join(line_end + line for line in edits.indented(lines, indent, level)))
+
+
+def _what(block: Node) -> str:
+    return "conditional compilation" if block.type.startswith("preproc_") else f"a construct ({block.type})"
 
 
 def statement_of(node: Node) -> Node:
