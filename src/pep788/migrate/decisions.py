@@ -39,6 +39,8 @@ class Decisions:
     defaults: Dict[str, str] = dataclasses.field(default_factory=dict)
     """Failure values by return type."""
     view: str = ""
+    user_data: bool = True
+    """A view may be kept in the struct that a callback is handed."""
     used: Set[str] = dataclasses.field(default_factory=set)
 
     def of(self, function: Function) -> Decision:
@@ -87,16 +89,19 @@ def _read(path: pathlib.Path) -> Decisions:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DecisionError(f"{path}: {error}") from None
-    unknown = sorted(set(document) - {"callbacks", "defaults", "view"})
+    unknown = sorted(set(document) - {"callbacks", "defaults", "user_data", "view"})
     if unknown:
-        raise DecisionError(f"{path}: {unknown[0]} is not known; there are callbacks, defaults, view")
+        raise DecisionError(f"{path}: {unknown[0]} is not known; there are callbacks, defaults, user_data, view")
     callbacks = {name: _decision(entry, f"{path}: {name}") for name, entry in _table(document, "callbacks", path)}
     defaults = {
         normal_type(name): _expression(_text(value, f"{path}: {name}"), f"{path}: {name}")
         for name, value in _table(document, "defaults", path)
     }
     view = _text(document.get("view", ""), f"{path}: view")
-    return Decisions(callbacks, defaults, _expression(view, f"{path}: view"))
+    user_data = document.get("user_data", True)
+    if not isinstance(user_data, bool):
+        raise DecisionError(f"{path}: user_data is neither true nor false")
+    return Decisions(callbacks, defaults, _expression(view, f"{path}: view"), user_data)
 
 
 def _table(document: Mapping[str, Any], key: str, path: pathlib.Path) -> Any:

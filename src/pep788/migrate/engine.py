@@ -20,6 +20,7 @@ from ..check.project import Project
 from ..check.sources import Item
 from . import edits, entry, macro_pair, pair
 from .decisions import Decisions
+from .holder import Holder, Holders, NoHolder, Store
 from .ignored import Ignored
 from .model import NotMigrated, Outcome, Refused, Report, Site, View, Worse, shown_name
 
@@ -33,6 +34,7 @@ WORSE = ("P102", "P201", "P202", "P203")
 """What must not be found in a migrated function."""
 BUILD_FILES = ("setup.py", "setup.cfg", "pyproject.toml", "meson.build", "CMakeLists.txt")
 _LIMITED_API = re.compile(rb"Py_LIMITED_API\W{1,6}(0[xX][0-9a-fA-F]{1,8})\b")
+STORED = "the view is read before the thread is attached: no {name} may be freed while this may still be called"
 IGNORED = "by a comment: pep788: ignore"
 NOT_SEEN = "no call that was understood: not parsed, not compiled on CPython 3.9 and later, or the function's address"
 _ENSURE_OR_LITERAL = re.compile(
@@ -63,6 +65,16 @@ def migrate(options: Options, decisions: Decisions) -> Report:
     return Run(options, decisions).run()
 
 
+@dataclasses.dataclass
+class Found:
+    """Where the view of one site comes from, beside the expression."""
+
+    static: bool = False
+    """The module's own."""
+    store: Optional[Store] = None
+    notes: List[str] = dataclasses.field(default_factory=list)
+
+
 class Run:
     """What one run knows."""
 
@@ -75,18 +87,25 @@ class Run:
         self.exclude = (*options.exclude, vendor.HEADER_NAME, *sorted(copied))
         check_options = check_engine.Options(paths=options.paths, exclude=self.exclude)
         self.whole: Project = check_engine.load(check_options, self.checked)
-        self.items = {item.path: item for item in self._written_by_hand()}
+        self.items: Dict[str, Item] = {}
+        self.others: List[Item] = []
+        """Sources that are not C or C++, or not written by hand."""
+        self._collect()
         self.files: Dict[str, CFile] = {file.path: file for file in self.whole.files}
         self.ignored = Ignored({**{p: item.data for p, item in self.items.items()}, **_cython_texts(self.whole)})
         self.modules: Dict[str, entry.Module] = {}
         """By the path of a file with sites."""
         self.asked: Dict[str, NotMigrated] = {}
+        self.holders = Holders(self.whole, self.items, self.others)
 
-    def _written_by_hand(self) -> Iterator[Item]:
+    def _collect(self) -> None:
         for found in sources.collect(self.options.paths, self.exclude):
-            if isinstance(found, Item) and found.suffix in sources.C_SUFFIXES + sources.SWIG_SUFFIXES:
-                if sources.not_hand_written(found) is None:
-                    yield found
+            if isinstance(found, Item) and found.suffix not in sources.BINARY_SUFFIXES:
+                is_c = found.suffix in sources.C_SUFFIXES + sources.SWIG_SUFFIXES
+                if is_c and sources.not_hand_written(found) is None:
+                    self.items[found.path] = found
+                else:
+                    self.others.append(found)
 
     def run(self) -> Report:
         self.report.skipped = [skip for skip in self.checked.skipped if skip.kind != "vendored"]
@@ -130,12 +149,12 @@ class Run:
         kind = macro_pair.MacroPair if ensure.macro is not None else pair.Pair
         try:
             self._refuse_ignored(function, ensure)
-            view = functools.partial(self._view, function.file.path)
+            found = Found()
+            view = functools.partial(self._view, function, ensure, found)
             site = pair.migrate(kind, self.whole, function, ensure, self.decisions, view)
         except NotMigrated as error:
             return error.site(function.file.span(ensure.node), shown_name(function))
-        site.needs_view = site.needs_view and not self.decisions.view
-        return site
+        return dataclasses.replace(site, needs_view=found.static, store=found.store, notes=(*site.notes, *found.notes))
 
     def _refuse_ignored(self, function: Function, ensure: Event) -> None:
         """By a comment at the site, or at the macro that it goes through: `pep788 check` does not report it either."""
@@ -148,12 +167,30 @@ class Run:
     def _unless_ignored(self, site: Site) -> Site:
         return Site(site.span, site.function, Outcome.SKIPPED, IGNORED) if self.ignored.covers(site.span) else site
 
-    def _view(self, path: str) -> str:
+    def _view(self, function: Function, ensure: Event, found: "Found") -> str:
+        """What to take it from, which is noted in `found`, too."""
         if self.decisions.view:
             return self.decisions.view
+        path = function.file.path
+        holder = self._holder(function, ensure, found)
+        if holder is not None and holder.store.changes and not self.options.native and path not in self.modules:
+            holder = None  # where Pep788_Init is to be called is not known
+        if holder is not None:
+            found.store = holder.store
+            found.notes.append(STORED.format(name=holder.store.name))
+            return holder.expression
         if path in self.asked:
             raise self.asked[path]
+        entry.refuse_static(self.modules[path].entry)
+        found.static = True
         return self.modules[path].variable
+
+    def _holder(self, function: Function, ensure: Event, found: "Found") -> Optional[Holder]:
+        try:
+            return self.holders.of(function, ensure) if self.decisions.user_data else None
+        except NoHolder as error:
+            found.notes += [str(error)] if str(error) else []
+            return None
 
     def _others(self) -> Iterator[Site]:
         for rule in registry.all_rules():
@@ -223,17 +260,25 @@ class Run:
         """Fill in the edits that no site has; returns where that does not work."""
         self.report.set_up = {}
         failed: Dict[str, NotMigrated] = {}
-        done: Set[str] = set()
+        files = dict(self.files)
+        structs: Dict[str, int] = {}
+        for store in self._stores():
+            files.update(store.files)
+            structs[store.struct[0]] = min(store.struct[1], structs.get(store.struct[0], store.struct[1]))
+            for path, found in store.changes.items():
+                self.report.set_up.setdefault(path, []).extend(found)
+        paths = {*changed, *self.report.set_up}
         for module in self._used_modules():
-            done |= {module.entry.item.path, *(file.path for file in module.files)}
+            paths -= {module.entry.item.path, *(file.path for file in module.files)}
             try:
-                for path, found in entry.changes(module, self.options.vendored, self.options.native).items():
+                for path, found in entry.changes(module, self.options.vendored, self.options.native, structs).items():
                     self.report.set_up.setdefault(path, []).extend(found)
             except NotMigrated as error:
                 failed[module.entry.item.path] = error
-        for path in set(changed) - done if not self.options.native else ():
+        for path in paths if not self.options.native else ():
             try:
-                self.report.set_up[path] = entry.include(self.files[path], self.options.vendored)
+                include = entry.include(files[path], self.options.vendored, structs.get(path))
+                self.report.set_up.setdefault(path, []).extend(include)
             except NotMigrated as error:
                 failed[path] = error
         return failed
@@ -241,20 +286,28 @@ class Run:
     def _migrated(self) -> List[Site]:
         return [site for site in self.report.sites if site.outcome is Outcome.MIGRATED]
 
+    def _stores(self) -> List[Store]:
+        """The structs whose views are used."""
+        return list({id(site.store): site.store for site in self._migrated() if site.store is not None}.values())
+
     def _used_modules(self) -> List[entry.Module]:
-        """Those whose view is needed, with those of their files that need it."""
-        paths = {site.span.path for site in self._migrated() if site.needs_view}
-        modules = {id(self.modules[path]): self.modules[path] for path in sorted(paths)}
+        """Those that have something to set up, with those of their files that need their view."""
+        static = {site.span.path for site in self._migrated() if site.needs_view}
+        stored = {site.span.path for site in self._migrated() if site.store is not None and site.store.changes}
+        paths = sorted((static | stored) & set(self.modules))
+        modules = {id(self.modules[path]): self.modules[path] for path in paths}
         return [
-            dataclasses.replace(module, files=[file for file in module.files if file.path in paths])
+            dataclasses.replace(module, files=[file for file in module.files if file.path in static])
             for module in modules.values()
         ]
 
     def _fail(self, path: str, error: NotMigrated) -> None:
-        """Of a file, or of all files that rely on the init function in it."""
+        """Of a file, or of all files that rely on the init function or on the struct in it."""
         for site in self._migrated():
-            module = self.modules.get(site.span.path) if site.needs_view else None
-            if site.span.path == path or (module is not None and module.entry.item.path == path):
+            uses = {site.span.path, *(site.store.changes if site.store is not None else ())}
+            if site.needs_view or (site.store is not None and site.span.path in self.modules):
+                uses.add(self.modules[site.span.path].entry.item.path)
+            if path in uses:
                 site.fail(error.outcome, error.reason, error.options)
 
     def _worse(self) -> Dict[str, NotMigrated]:
@@ -277,7 +330,12 @@ class Run:
     def _show_views(self) -> None:
         if self.decisions.view and self._migrated():
             self.report.views.append(View(self.decisions.view, "", 0, "by decision"))
+        for store in self._stores():
+            path, line, _ = store.place
+            self.report.views.append(View(f"{store.name}.{store.member}", path, line, store.how))
         for module in self._used_modules():
+            if not module.files:
+                continue
             path, name = module.entry.item.path, module.entry.name
             function = module.entry.function
             line = function.file.span(function.node).line if function is not None else 1

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Dict, List, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
 
 from ..check.ctree import Function
 from ..check.model import Edit, Skip, Span
+
+if TYPE_CHECKING:
+    from .holder import Store
 
 
 class Outcome(enum.Enum):
@@ -32,6 +35,8 @@ class Site:
     edits: Tuple[Edit, ...] = ()
     needs_view: bool = False
     """It takes the view that the module's init function makes."""
+    store: "Optional[Store]" = None
+    """The struct whose view it takes."""
 
     def fail(self, outcome: Outcome, reason: str, options: Tuple[str, ...] = ()) -> None:
         self.outcome, self.reason, self.options, self.notes, self.edits = outcome, reason, options, (), ()

@@ -68,7 +68,7 @@ def migrate(
     notes = tuple(pair.notes())
     changes = tuple(pair.edits(expression, leave))
     span = function.file.span(ensure.node)
-    return Site(span, shown_name(function), Outcome.MIGRATED, notes=notes, edits=changes, needs_view=not decision.view)
+    return Site(span, shown_name(function), Outcome.MIGRATED, notes=notes, edits=changes)
 
 
 def _or_ask(get: Callable[[], T], questions: List[Asked]) -> Optional[T]:
