@@ -18,8 +18,9 @@ from ..check.model import Report as CheckReport
 from ..check.preprocessor import OLDEST
 from ..check.project import Project
 from ..check.sources import Item
-from . import edits, entry, macro_pair, pair
+from . import edits, entry, macro_body, macro_pair, pair
 from .decisions import Decisions
+from .expand import Expander
 from .holder import Holder, Holders, NoHolder, Store
 from .ignored import Ignored
 from .model import NotMigrated, Outcome, Refused, Report, Site, View, Worse, shown_name
@@ -96,6 +97,7 @@ class Run:
         self.modules: Dict[str, entry.Module] = {}
         """By the path of a file with sites."""
         self.asked: Dict[str, NotMigrated] = {}
+        self.rewritten: Set[Tuple[str, int]] = set()
         self.holders = Holders(self.whole, self.items, self.others)
 
     def _collect(self) -> None:
@@ -110,9 +112,7 @@ class Run:
     def run(self) -> Report:
         self.report.skipped = [skip for skip in self.checked.skipped if skip.kind != "vendored"]
         self._find_modules()
-        for function in self.whole.functions:
-            for ensure in function.of(Kind.ENSURE):
-                self.report.sites.append(self._site(function, ensure))
+        self.report.sites += self._pairs()
         self.report.sites += (self._unless_ignored(site) for site in self._others())
         self.report.sites.sort(key=lambda site: (site.span.path, site.span.start))
         self._edit()
@@ -122,6 +122,50 @@ class Run:
         return self.report
 
     # --- sites
+
+    def _pairs(self) -> List[Site]:
+        found = [(f, ensure, self._site(f, ensure)) for f in self.whole.functions for ensure in f.of(Kind.ENSURE)]
+        sites = [site for _, _, site in found]
+        through: Dict[str, List[Site]] = {}
+        for _, ensure, site in found:
+            for name in macro_body.lockers(self.whole, ensure.macro.name) if ensure.macro is not None else ():
+                through.setdefault(name, []).append(site)
+        for name, opened in sorted(through.items()):
+            if any(site.outcome is Outcome.SKIPPED for site in opened):
+                sites = self._rewrite_macro(name, opened, sites)
+        return sites
+
+    def _rewrite_macro(self, name: str, opened: List[Site], sites: List[Site]) -> List[Site]:
+        """Of uses that cannot all be opened; the same sites if that is no better."""
+        group = macro_body.Group(self.whole, self.items, self.decisions, self.expander)
+        try:
+            new = group.sites(name, self._static_view, self.ignored.covers)
+        except NotMigrated as error:
+            for site in opened:
+                if site.outcome is Outcome.SKIPPED:
+                    site.reason = f"{site.reason}; {error.reason}"
+            return sites
+        if _migrated(opened) > _migrated(new):
+            return sites
+        for site in new:
+            site.needs_view = site.outcome is Outcome.MIGRATED and not self.decisions.view
+        replaced = {id(site) for site in opened}
+        self.rewritten |= {(site.span.path, site.span.start) for site in new}
+        return [site for site in sites if id(site) not in replaced] + new
+
+    def _static_view(self, path: str) -> str:
+        if self.decisions.view:
+            return self.decisions.view
+        if path in self.asked:
+            raise self.asked[path]
+        if path not in self.modules:
+            raise Refused(f"{path} has uses that were not understood")
+        entry.refuse_static(self.modules[path].entry)
+        return self.modules[path].variable
+
+    @functools.cached_property
+    def expander(self) -> Expander:
+        return Expander(self.whole, self.whole.files)
 
     def _find_modules(self) -> None:
         with_sites = [file for file in self.whole.files if any(f.of(Kind.ENSURE) for f in self._functions(file))]
@@ -179,11 +223,9 @@ class Run:
             found.store = holder.store
             found.notes.append(STORED.format(name=holder.store.name))
             return holder.expression
-        if path in self.asked:
-            raise self.asked[path]
-        entry.refuse_static(self.modules[path].entry)
+        expression = self._static_view(path)
         found.static = True
-        return self.modules[path].variable
+        return expression
 
     def _holder(self, function: Function, ensure: Event, found: "Found") -> Optional[Holder]:
         try:
@@ -250,6 +292,8 @@ class Run:
         for path in {*changes, *self.report.set_up}:
             data = self.items[path].data
             found = [*changes.get(path, ()), *self.report.set_up.get(path, ())]
+            if not found:
+                continue
             try:
                 self.report.before[path], self.report.after[path] = data, edits.apply(data, found)
             except edits.Overlap:
@@ -268,6 +312,9 @@ class Run:
             for path, found in store.changes.items():
                 self.report.set_up.setdefault(path, []).extend(found)
         paths = {*changed, *self.report.set_up}
+        for change in {id(site.macros): site.macros for site in self._migrated() if site.macros is not None}.values():
+            for path, found in change.changes.items():
+                self.report.set_up.setdefault(path, []).extend(found)
         for module in self._used_modules():
             paths -= {module.entry.item.path, *(file.path for file in module.files)}
             try:
@@ -302,12 +349,18 @@ class Run:
         ]
 
     def _fail(self, path: str, error: NotMigrated) -> None:
-        """Of a file, or of all files that rely on the init function or on the struct in it."""
+        """Of a file, or of all files that rely on the init function, on the struct or on the macro in it."""
+        shared: List[object] = []
         for site in self._migrated():
             uses = {site.span.path, *(site.store.changes if site.store is not None else ())}
+            uses.update(site.macros.changes if site.macros is not None else ())
             if site.needs_view or (site.store is not None and site.span.path in self.modules):
                 uses.add(self.modules[site.span.path].entry.item.path)
             if path in uses:
+                shared.append(site.macros)
+                site.fail(error.outcome, error.reason, error.options)
+        for site in self._migrated():
+            if site.macros is not None and any(site.macros is other for other in shared):
                 site.fail(error.outcome, error.reason, error.options)
 
     def _worse(self) -> Dict[str, NotMigrated]:
@@ -342,6 +395,10 @@ class Run:
             made = "made already" if module.exists else "to be made"
             self.report.views.append(View(module.variable, path, line, f"{made} in {name}, of the main interpreter"))
             self.report.notes.append(SUBINTERPRETERS.format(variable=module.variable))
+
+
+def _migrated(sites: List[Site]) -> int:
+    return sum(site.outcome is Outcome.MIGRATED for site in sites)
 
 
 def _cython_texts(whole: Project) -> Dict[str, bytes]:

@@ -11,6 +11,7 @@ from ..check.model import Edit, Skip, Span
 
 if TYPE_CHECKING:
     from .holder import Store
+    from .macro_body import MacroChange
 
 
 class Outcome(enum.Enum):
@@ -37,6 +38,8 @@ class Site:
     """It takes the view that the module's init function makes."""
     store: "Optional[Store]" = None
     """The struct whose view it takes."""
+    macros: "Optional[MacroChange]" = None
+    """The macros that it goes through, which change for all their uses."""
 
     def fail(self, outcome: Outcome, reason: str, options: Tuple[str, ...] = ()) -> None:
         self.outcome, self.reason, self.options, self.notes, self.edits = outcome, reason, options, (), ()
