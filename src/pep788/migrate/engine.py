@@ -16,9 +16,9 @@ from ..check.ctree import CFile, Event, Function, Kind, TooDeep, walk
 from ..check.model import Edit
 from ..check.model import Report as CheckReport
 from ..check.preprocessor import OLDEST
-from ..check.project import Project
+from ..check.project import Project, embeds
 from ..check.sources import Item
-from . import edits, entry, macro_body, macro_pair, pair
+from . import edits, entry, macro_body, macro_pair, pair, scoped
 from .decisions import Decisions
 from .expand import Expander
 from .holder import Holder, Holders, NoHolder, Store
@@ -27,7 +27,6 @@ from .model import NotMigrated, Outcome, Refused, Report, Site, View, Worse, sho
 
 ELSEWHERE = {  # rules of the check whose sites are not pairs of PyGILState calls
     "P108": "a thread state made by hand: use PyThreadState_Ensure(guard) where it stays on one thread",
-    "P111": "gil_scoped_acquire: use a class that can be tested, such as pep788::attached",
     "P121": "a Cython `with gil` function cannot report failure: split it",
     "P122": "a Cython `with gil` block cannot report failure",
 }
@@ -113,9 +112,11 @@ class Run:
         self.report.skipped = [skip for skip in self.checked.skipped if skip.kind != "vendored"]
         self._find_modules()
         self.report.sites += self._pairs()
+        self.report.sites += self._scoped()
         self.report.sites += (self._unless_ignored(site) for site in self._others())
         self.report.sites.sort(key=lambda site: (site.span.path, site.span.start))
         self._edit()
+        self.report.bindings = self.bindings
         if self.report.after and not self.options.native:
             self.report.notes += self._old_limited_api()
         self.report.notes += [f"the decision for {name} fits no site" for name in self.decisions.unused]
@@ -234,6 +235,20 @@ class Run:
             found.notes += [str(error)] if str(error) else []
             return None
 
+    def _scoped(self) -> Iterator[Site]:
+        """gil_scoped_acquire of pybind11 and nanobind."""
+        bindings = scoped.Bindings(self.items)
+        for function in self.whole.functions:
+            for event in function.of(Kind.SCOPED_ACQUIRE) if not embeds(function) else ():
+                if function.owner == "gil_scoped_acquire" or event.macro is not None:
+                    continue
+                try:
+                    self._refuse_ignored(function, event)
+                    site, module = scoped.migrate(self.whole, function, event, self.decisions, bindings)
+                    yield dataclasses.replace(site, module=module)
+                except NotMigrated as error:
+                    yield error.site(function.file.span(event.node), shown_name(function))
+
     def _others(self) -> Iterator[Site]:
         for rule in registry.all_rules():
             if rule.id in ELSEWHERE:
@@ -312,6 +327,16 @@ class Run:
             for path, found in store.changes.items():
                 self.report.set_up.setdefault(path, []).extend(found)
         paths = {*changed, *self.report.set_up}
+        modules = {site.module.path: site.module for site in self._migrated() if site.module is not None}
+        users = [(site.span.path, site.module.binding) for site in self._migrated() if site.module is not None]
+        files.update({path: self._parsed(path) for path in modules})
+        only = {path for path, _ in users} - {site.span.path for site in self._migrated() if site.module is None}
+        paths -= only
+        try:
+            for path, found in scoped.set_up(modules.values(), files, users, self.options.vendored).items():
+                self.report.set_up.setdefault(path, []).extend(found)
+        except NotMigrated as error:
+            failed.update({path: error for path in only})
         for change in {id(site.macros): site.macros for site in self._migrated() if site.macros is not None}.values():
             for path, found in change.changes.items():
                 self.report.set_up.setdefault(path, []).extend(found)
@@ -329,6 +354,9 @@ class Run:
             except NotMigrated as error:
                 failed[path] = error
         return failed
+
+    def _parsed(self, path: str) -> CFile:
+        return self.files.get(path) or check_project.parse_c(self.items[path], self.whole.macros)
 
     def _migrated(self) -> List[Site]:
         return [site for site in self.report.sites if site.outcome is Outcome.MIGRATED]
@@ -354,6 +382,7 @@ class Run:
         for site in self._migrated():
             uses = {site.span.path, *(site.store.changes if site.store is not None else ())}
             uses.update(site.macros.changes if site.macros is not None else ())
+            uses.update({site.module.path} if site.module is not None else ())
             if site.needs_view or (site.store is not None and site.span.path in self.modules):
                 uses.add(self.modules[site.span.path].entry.item.path)
             if path in uses:
@@ -380,12 +409,22 @@ class Run:
         report = check_engine.check(check_engine.Options(paths=(), select=WORSE), lambda: items)
         return {(finding.span.path, finding.function, finding.rule) for finding in report.findings}
 
+    @property
+    def bindings(self) -> List[str]:
+        """The libraries whose headers of ours are needed."""
+        return sorted({site.module.binding.library for site in self._migrated() if site.module is not None})
+
     def _show_views(self) -> None:
         if self.decisions.view and self._migrated():
             self.report.views.append(View(self.decisions.view, "", 0, "by decision"))
         for store in self._stores():
             path, line, _ = store.place
             self.report.views.append(View(f"{store.name}.{store.member}", path, line, store.how))
+        for start in {site.module.path: site.module for site in self._migrated() if site.module is not None}.values():
+            line = self._parsed(start.path).data.count(b"\n", 0, start.at) + 1
+            how = "made already" if start.exists else "to be made"
+            how = f"{how} by init() in {start.binding.macro}, of the main interpreter or the first that imports it"
+            self.report.views.append(View(f"pep788::{start.binding.space}", start.path, line, how))
         for module in self._used_modules():
             if not module.files:
                 continue

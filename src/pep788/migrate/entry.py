@@ -186,11 +186,11 @@ def module(entry: Entry, files: List[CFile], words: "set[bytes]") -> Module:
     return Module(entry, files, name, False)
 
 
-def include_of(path: str, vendored: Optional[str]) -> str:
+def include_of(path: str, vendored: Optional[str], header: str = HEADER) -> str:
     """The header as a file sees it: by its relative path where it is vendored."""
     if vendored is None:
-        return f"#include <{HEADER}>"
-    relative = os.path.relpath(os.path.join(vendored, HEADER), os.path.dirname(path) or ".").replace(os.sep, "/")
+        return f"#include <{header}>"
+    relative = os.path.relpath(os.path.join(vendored, header), os.path.dirname(path) or ".").replace(os.sep, "/")
     return f'#include "{relative}"'
 
 

@@ -12,6 +12,7 @@ from ..check.model import Edit, Skip, Span
 if TYPE_CHECKING:
     from .holder import Store
     from .macro_body import MacroChange
+    from .scoped import Module
 
 
 class Outcome(enum.Enum):
@@ -40,6 +41,8 @@ class Site:
     """The struct whose view it takes."""
     macros: "Optional[MacroChange]" = None
     """The macros that it goes through, which change for all their uses."""
+    module: "Optional[Module]" = None
+    """The module of pybind11 or nanobind whose view it takes."""
 
     def fail(self, outcome: Outcome, reason: str, options: Tuple[str, ...] = ()) -> None:
         self.outcome, self.reason, self.options, self.notes, self.edits = outcome, reason, options, (), ()
@@ -95,6 +98,8 @@ class Report:
     notes: List[str] = dataclasses.field(default_factory=list)
     set_up: Dict[str, List[Edit]] = dataclasses.field(default_factory=dict)
     """The edits that no site has: includes, views and the calls in module init, by path."""
+    bindings: List[str] = dataclasses.field(default_factory=list)
+    """The binding libraries that a header of ours is needed for."""
     before: Dict[str, bytes] = dataclasses.field(default_factory=dict)
     after: Dict[str, bytes] = dataclasses.field(default_factory=dict)
 

@@ -82,8 +82,7 @@ def _or_ask(get: Callable[[], T], questions: List[Asked]) -> Optional[T]:
 def _refuse_kind(project: Project, function: Function, ensure: Event) -> None:
     if embeds(function):
         raise Refused("the function starts or ends Python itself")
-    if function.is_lambda:
-        raise Refused("a lambda: what it returns need not be written down")
+    refuse_lambda_with_value(function)
     if function.is_constructor:
         raise Refused("a constructor cannot report failure: keep a pep788::attached in the object and test it")
     if not project.pairs(function, ensure):
@@ -92,10 +91,21 @@ def _refuse_kind(project: Project, function: Function, ensure: Event) -> None:
         raise Refused("what PyGILState_Ensure gives is not kept")
 
 
+def refuse_lambda_with_value(function: Function) -> None:
+    """What a lambda returns need not be written down, so it is looked for; those inside of it are others."""
+    if function.is_lambda:
+        declarator = function.declarator.children if function.declarator is not None else ()
+        nodes = walk(function.body, skip=frozenset({"lambda_expression"}))
+        if any(child.type == "trailing_return_type" for child in declarator) or any(
+            node.type == "return_statement" and node.named_children for node in nodes
+        ):
+            raise Refused("a lambda that returns something, and has no name for a decision")
+
+
 def _leave(function: Function, decision: Decision, decisions: Decisions) -> List[str]:
     """What runs on failure, as lines."""
     lines = [decision.before] if decision.before else []
-    if function.return_type == "void" or function.is_destructor:
+    if function.return_type == "void" or function.is_destructor or function.is_lambda:
         return [*lines, "return;"]
     if not function.return_type:
         raise Refused("what it returns is not written down")
@@ -390,6 +400,11 @@ class Pair:
 
     # --- the edits
 
+    @property
+    def _failed(self) -> str:
+        """The condition, if it is not that the variable is NULL."""
+        return ""
+
     def edits(self, view: str, leave: List[str]) -> Iterator[Edit]:
         yield from self._retype()
         call = self.ensure.node
@@ -409,11 +424,12 @@ class Pair:
         data, end = self.file.data, self.statement.end_byte
         null = "nullptr" if self.file.language == "cpp" and b"nullptr" in data else "NULL"
         at = edits.after_line(data, end)
+        failed = self._failed or f"{self.key} == {null}"
         if at is None:  # more code on the same line
-            return Edit(end, end, f" if ({self.key} == {null}) {{ {' '.join(leave)} }}")
+            return Edit(end, end, f" if ({failed}) {{ {' '.join(leave)} }}")
         indent = edits.indentation(data, self.statement.start_byte)
         level = edits.unit(indent, edits.indentation(data, self.statement.parent.end_byte - 1))
-        lines = [f"if ({self.key} == {null}) {{", *("\t" + line for line in leave), "}"]
+        lines = [f"if ({failed}) {{", *("\t" + line for line in leave), "}"]
         line_end = edits.newline(data, at)
         return Edit(at, at, "".join(line_end + line for line in edits.indented(lines, indent, level)))
 
