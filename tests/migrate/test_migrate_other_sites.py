@@ -22,7 +22,7 @@ SITES = [
             ~Lock() { PyGILState_Release(state); }
         };
         """,
-        "a constructor cannot report failure",
+        "no user of it was found",
         id="a class",
     ),
     pytest.param(

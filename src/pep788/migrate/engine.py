@@ -18,7 +18,7 @@ from ..check.model import Report as CheckReport
 from ..check.preprocessor import OLDEST
 from ..check.project import Project, embeds
 from ..check.sources import Item
-from . import edits, entry, macro_body, macro_pair, pair, scoped
+from . import edits, entry, macro_body, macro_pair, pair, raii, scoped
 from .decisions import Decisions
 from .expand import Expander
 from .holder import Holder, Holders, NoHolder, Store
@@ -131,10 +131,28 @@ class Run:
         for _, ensure, site in found:
             for name in macro_body.lockers(self.whole, ensure.macro.name) if ensure.macro is not None else ():
                 through.setdefault(name, []).append(site)
+        for function, ensure, site in found:
+            if function.is_constructor and ensure.macro is None and site.outcome is Outcome.SKIPPED:
+                sites += self._change_class(function, ensure, site)
         for name, opened in sorted(through.items()):
             if any(site.outcome is Outcome.SKIPPED for site in opened):
                 sites = self._rewrite_macro(name, opened, sites)
         return sites
+
+    def _change_class(self, constructor: Function, ensure: Event, site: Site) -> List[Site]:
+        """Of a class with Ensure and Release: `site` becomes what comes of it; returns the sites of its users."""
+        if self.whole.pairs(constructor, ensure) or not ensure.key:
+            return []
+        change = raii.Raii(self.whole, self.items, self.others, self.decisions, self.ignored.covers)
+        try:
+            own, *users = change.sites(constructor, ensure, self._static_view)
+        except NotMigrated as error:
+            site.reason = error.reason
+            return []
+        for field in dataclasses.fields(Site):
+            setattr(site, field.name, getattr(own, field.name))
+        site.needs_view = site.outcome is Outcome.MIGRATED and not self.decisions.view
+        return users
 
     def _rewrite_macro(self, name: str, opened: List[Site], sites: List[Site]) -> List[Site]:
         """Of uses that cannot all be opened; the same sites if that is no better."""
@@ -349,7 +367,7 @@ class Run:
                 failed[module.entry.item.path] = error
         for path in paths if not self.options.native else ():
             try:
-                include = entry.include(files[path], self.options.vendored, structs.get(path))
+                include = entry.include(files.get(path) or self._parsed(path), self.options.vendored, structs.get(path))
                 self.report.set_up.setdefault(path, []).extend(include)
             except NotMigrated as error:
                 failed[path] = error
