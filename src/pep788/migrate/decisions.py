@@ -44,17 +44,17 @@ class Decisions:
     used: Set[str] = dataclasses.field(default_factory=set)
 
     def of(self, function: Function) -> Decision:
-        for key in self._keys(function):
+        return self.named(function.file.path, [shown_name(function), function.name])
+
+    def named(self, path: str, names: Sequence[str]) -> Decision:
+        """Of a function in this file; the first name says most."""
+        parts = path.split("/")
+        paths = ["/".join(parts[at:]) for at in range(len(parts))]
+        for key in [f"{path}:{name}" for path in paths for name in names] + list(names):
             if key in self.callbacks:
                 self.used.add(key)
                 return self.callbacks[key]
         return Decision()
-
-    def _keys(self, function: Function) -> List[str]:
-        names = list(dict.fromkeys([shown_name(function), function.name]))
-        parts = function.file.path.split("/")
-        paths = ["/".join(parts[at:]) for at in range(len(parts))]
-        return [f"{path}:{name}" for path in paths for name in names] + names
 
     def value(self, function: Function) -> Optional[str]:
         """The failure value of a function that returns one."""

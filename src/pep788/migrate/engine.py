@@ -9,16 +9,17 @@ import re
 from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from .. import vendor
-from ..check import ctree, registry, sources
+from ..check import ctree, cython_tree, registry, sources
 from ..check import engine as check_engine
 from ..check import project as check_project
 from ..check.ctree import CFile, Event, Function, Kind, TooDeep, walk
+from ..check.cython_tree import CythonFile
 from ..check.model import Edit
 from ..check.model import Report as CheckReport
 from ..check.preprocessor import OLDEST
 from ..check.project import Project, embeds
 from ..check.sources import Item
-from . import edits, entry, macro_body, macro_pair, pair, raii, scoped
+from . import cython_split, edits, entry, macro_body, macro_pair, pair, raii, scoped
 from .decisions import Decisions
 from .expand import Expander
 from .holder import Holder, Holders, NoHolder, Store
@@ -27,8 +28,7 @@ from .model import NotMigrated, Outcome, Refused, Report, Site, View, Worse, sho
 
 ELSEWHERE = {  # rules of the check whose sites are not pairs of PyGILState calls
     "P108": "a thread state made by hand: use PyThreadState_Ensure(guard) where it stays on one thread",
-    "P121": "a Cython `with gil` function cannot report failure: split it",
-    "P122": "a Cython `with gil` block cannot report failure",
+    "P122": f"a Cython `with gil` block cannot report failure: {cython_split.GUIDE}",
 }
 WORSE = ("P102", "P201", "P202", "P203")
 """What must not be found in a migrated function."""
@@ -117,6 +117,7 @@ class Run:
         self.report.sites.sort(key=lambda site: (site.span.path, site.span.start))
         self._edit()
         self.report.bindings = self.bindings
+        self.report.notes += self._stale()
         if self.report.after and not self.options.native:
             self.report.notes += self._old_limited_api()
         self.report.notes += [f"the decision for {name} fits no site" for name in self.decisions.unused]
@@ -272,7 +273,11 @@ class Run:
             if rule.id in ELSEWHERE:
                 for finding in rule.run(self.whole):
                     yield Site(finding.span, finding.function, Outcome.SKIPPED, ELSEWHERE[rule.id])
+        sources_of_cython = {item.path: item for item in self.others}
         for file in self.whole.cython:
+            yield from cython_split.sites(
+                file, sources_of_cython, self.decisions, self.ignored.covers, self.options.native
+            )
             for ensure in file.ensures:
                 yield Site(ensure.span, ensure.function, Outcome.SKIPPED, "Cython code is not rewritten")
         yield from self._not_seen()
@@ -323,7 +328,7 @@ class Run:
             changes.setdefault(site.span.path, []).extend(site.edits)
         failed = self._set_up(changes)
         for path in {*changes, *self.report.set_up}:
-            data = self.items[path].data
+            data = self._data(path)
             found = [*changes.get(path, ()), *self.report.set_up.get(path, ())]
             if not found:
                 continue
@@ -349,7 +354,7 @@ class Run:
         users = [(site.span.path, site.module.binding) for site in self._migrated() if site.module is not None]
         files.update({path: self._parsed(path) for path in modules})
         only = {path for path, _ in users} - {site.span.path for site in self._migrated() if site.module is None}
-        paths -= only
+        paths -= only | set(self._cython)
         try:
             for path, found in scoped.set_up(modules.values(), files, users, self.options.vendored).items():
                 self.report.set_up.setdefault(path, []).extend(found)
@@ -372,6 +377,21 @@ class Run:
             except NotMigrated as error:
                 failed[path] = error
         return failed
+
+    def _data(self, path: str) -> bytes:
+        return self.items[path].data if path in self.items else self._cython[path].data
+
+    def _stale(self) -> Iterator[str]:
+        """What Cython has written from a file that changes."""
+        there = {item.path for item in self.others}
+        for path in sorted(set(self.report.after) & set(self._cython)):
+            for written in (path[: -len(".pyx")] + suffix for suffix in (".c", ".cpp", ".cxx")):
+                if written in there:
+                    yield f"{written} was generated from {path}: generate it again"
+
+    @functools.cached_property
+    def _cython(self) -> Dict[str, CythonFile]:
+        return {file.path: file for file in self.whole.cython}
 
     def _parsed(self, path: str) -> CFile:
         return self.files.get(path) or check_project.parse_c(self.items[path], self.whole.macros)
@@ -414,7 +434,10 @@ class Run:
         """Parse and check the result: what is found in it now must have been there before."""
         failed: Dict[str, NotMigrated] = {}
         for path, data in self.report.after.items():
-            if _errors(self.items[path], self.whole) < _errors(Item(path, data), self.whole):
+            if path in self._cython:
+                if not _is_cython(path, data):
+                    failed[path] = Worse(f"the result does not parse: {path}")
+            elif _errors(self.items[path], self.whole) < _errors(Item(path, data), self.whole):
                 failed[path] = Worse(f"the result does not parse: {path}")
         names = {(site.span.path, site.function.rsplit("::", 1)[-1]) for site in self._migrated()}
         for path, function, rule in (self._found(self.report.after) - self._found({})) if not failed else ():
@@ -456,6 +479,14 @@ class Run:
 
 def _migrated(sites: List[Site]) -> int:
     return sum(site.outcome is Outcome.MIGRATED for site in sites)
+
+
+def _is_cython(path: str, data: bytes) -> bool:
+    """Cython's parser takes it, and no function of it is declared `with gil`."""
+    try:
+        return not cython_tree.parse(path, data).functions
+    except (cython_tree.CannotParse, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def _cython_texts(whole: Project) -> Dict[str, bytes]:
