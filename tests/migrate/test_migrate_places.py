@@ -270,3 +270,46 @@ def test_asked(migrator, text, question):
 @pytest.mark.parametrize("text, reason", SKIPPED)
 def test_skipped(migrator, text, reason):
     migrator.skips(text, reason)
+
+
+JUMPS = """
+#define TRY(x) do { if (!(x)) goto done; } while (0)
+
+static void on_event(PyObject *handler)
+{
+    PyObject *result = NULL;
+    PyGILState_STATE s = PyGILState_Ensure();
+    TRY(PyObject_IsTrue(handler));
+    TRY(result = PyObject_CallObject(handler,
+                                     NULL));
+    Py_DECREF(result);
+done:
+    PyGILState_Release(s);
+}
+"""
+
+JUMPS_AFTER = JUMPS.replace("PyGILState_STATE s", "PyThreadStateToken *s").replace(
+    "PyGILState_Ensure();\n", "PyThreadState_EnsureFromView(view);\n    if (s == NULL) {\n        return;\n    }\n"
+).replace("PyGILState_Release", "PyThreadState_Release")  # fmt: skip
+
+
+def test_a_macro_that_jumps_is_looked_into(migrator):
+    migrator.becomes(JUMPS, JUMPS_AFTER)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("#define TRY(x) do { if (!(x)) goto done; } while (0)", ""),
+        ("goto done;", "return;"),
+        ("#define", "#define TRY(x) x\n#define TRY(x) !x\n#define"),
+        ("done:", "out: ; done:"),
+    ],
+    ids=["its definition is not there", "it returns", "three definitions", "the same"],
+)
+def test_other_macros(migrator, old, new):
+    site, after = migrator.one(JUMPS.replace(old, new))
+    if new.startswith("out"):
+        assert site.outcome.value == "migrated"
+    else:
+        assert (site.outcome.value, after) == ("skipped", None)

@@ -21,7 +21,7 @@ from ..check.project import Project, embeds
 from ..check.sources import Item
 from . import cython_split, edits, entry, macro_body, macro_pair, pair, raii, scoped
 from .decisions import Decisions
-from .expand import Expander
+from .expand import CannotExpand, Expander
 from .holder import Holder, Holders, NoHolder, Store
 from .ignored import Ignored
 from .model import NotMigrated, Outcome, Refused, Report, Site, View, Worse, shown_name
@@ -35,6 +35,7 @@ WORSE = ("P102", "P201", "P202", "P203")
 BUILD_FILES = ("setup.py", "setup.cfg", "pyproject.toml", "meson.build", "CMakeLists.txt")
 _LIMITED_API = re.compile(rb"Py_LIMITED_API\W{1,6}(0[xX][0-9a-fA-F]{1,8})\b")
 STORED = "the view is read before the thread is attached: no {name} may be freed while this may still be called"
+_DEFINES_A_WAY_OUT = re.compile(rb"#[ \t]*define\b(?:[^\n]*\\\r?\n)*?[^\n]*\b(?:goto|return|break|continue|throw)\b")
 IGNORED = "by a comment: pep788: ignore"
 NOT_SEEN = "no call that was understood: not parsed, not compiled on CPython 3.9 and later, or the function's address"
 _ENSURE_OR_LITERAL = re.compile(
@@ -187,6 +188,27 @@ class Run:
     def expander(self) -> Expander:
         return Expander(self.whole, self.whole.files)
 
+    def _twins(self, function: Function) -> Optional[List[Tuple[Project, Function]]]:
+        words = {word.decode() for word in _words(function.text)}
+        if words.isdisjoint(self._leaving.matter):
+            return None
+        try:
+            return self._leaving.twins(function)
+        except CannotExpand:
+            return []
+
+    @functools.cached_property
+    def _leaving(self) -> Expander:
+        """Of all files that may define a macro that leaves a function."""
+        files = list(self.whole.files)
+        for path, item in self.items.items():
+            if path not in self.files and _DEFINES_A_WAY_OUT.search(item.data):
+                try:
+                    files.append(check_project.parse_c(item, ()))
+                except TooDeep:
+                    continue
+        return Expander(self.whole, files, pairs=False)
+
     def _find_modules(self) -> None:
         with_sites = [file for file in self.whole.files if any(f.of(Kind.ENSURE) for f in self._functions(file))]
         if self.decisions.view:
@@ -215,7 +237,7 @@ class Run:
             self._refuse_ignored(function, ensure)
             found = Found()
             view = functools.partial(self._view, function, ensure, found)
-            site = pair.migrate(kind, self.whole, function, ensure, self.decisions, view)
+            site = pair.migrate(kind, self.whole, function, ensure, self.decisions, view, self._twins)
         except NotMigrated as error:
             return error.site(function.file.span(ensure.node), shown_name(function))
         return dataclasses.replace(site, needs_view=found.static, store=found.store, notes=(*site.notes, *found.notes))

@@ -66,11 +66,13 @@ class Expanded:
 
 
 class Expander:
-    """The macros of a tree."""
+    """The macros of a tree; without `pairs` those that attach and release stay as they are."""
 
-    def __init__(self, whole: Project, files: List[CFile]) -> None:
+    def __init__(self, whole: Project, files: List[CFile], pairs: bool = True) -> None:
         self.whole = whole
+        self.pairs = pairs
         self.definitions: Dict[str, List[Macro]] = {}
+        self._twins: Dict[int, List[Expanded]] = {}
         for file in files:
             for macro in ctree.definitions(file):
                 macro = dataclasses.replace(macro, body=_whole_body(macro))
@@ -80,7 +82,7 @@ class Expander:
         self.matter = self._matter()
 
     def _matter(self) -> Set[str]:
-        found = set(self.whole.macros) & set(self.definitions)
+        found = set(self.whole.macros) & set(self.definitions) if self.pairs else set()
         for name, macros in self.definitions.items():
             if any(_LEAVES.search(macro.body) or _makes_strings(macro) for macro in macros):
                 found.add(name)
@@ -91,7 +93,7 @@ class Expander:
                 if name not in found and any(not found.isdisjoint(_words(m.body)) for m in macros)
             }
             if not more:
-                return found
+                return found if self.pairs else found - set(self.whole.macros)
             found |= more
 
     def all_of(self, file: CFile, wanted: Set[str]) -> List[Expanded]:
@@ -110,12 +112,32 @@ class Expander:
         met = chosen.met
         text, uses = self._text(resolved(file.data.decode("latin-1"), chosen), met)
         data = text.encode("latin-1")
-        masked = ctree.mask(data, names.STATEMENT_MACROS)
+        known = {} if self.pairs else self.whole.known_in[file.path]
+        masked = ctree.mask(data, [*names.STATEMENT_MACROS, *known])
         new = CFile(file.path, data, masked, file.language)
         functions = [f for f in new.functions if f.body is not None]
         for function in functions:
-            functions += ctree.add_events(function, {})
+            functions += ctree.add_events(function, known)
         return Expanded(new, uses, functions)
+
+    def twins(self, function: Function) -> List[Tuple[Project, Function]]:
+        """The function with its macros expanded, all conditions met and none, each in a project of its own."""
+        key = id(function.file)
+        if key not in self._twins:
+            self._twins[key] = self.all_of(function.file, set())
+        line = function.node.start_point[0]
+        found = []
+        for expanded in self._twins[key]:
+            for twin in expanded.functions:
+                if twin.name == function.name and twin.node.start_point[0] == line:
+                    own = Project(
+                        files=[expanded.file],
+                        macros=self.whole.macros,
+                        harmless=self.whole.harmless | set(self.definitions) - set(self.whole.macros),
+                        known_in={function.file.path: self.whole.known_in[function.file.path]},
+                    )
+                    found.append((own, twin))
+        return found
 
     def _text(self, text: str, met: bool) -> Tuple[str, List[Use]]:
         result: List[str] = []
@@ -151,7 +173,7 @@ class Expander:
         if opening is None:
             return -1, []
         end, given = arguments_at(text, opening.end() - 1)
-        return end, given
+        return end, [" ".join(one.splitlines()) for one in given]
 
     def _body(self, name: str, given: List[str], met: bool, hidden: "frozenset[str]") -> str:
         macro = self._definition(name, met)

@@ -229,7 +229,7 @@ class Group:
         try:
             pair._refuse_kind(own, function, ensure)
             site = Pair(own, function, ensure)
-            site.refuse_unseen()
+            site.refuse_unseen(lambda _: None)
         except Refused as error:
             raise self._refused(f"{function.name}: {error.reason}") from None
         self._refuse_mixed(expanded, function, site)

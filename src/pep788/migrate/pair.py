@@ -33,6 +33,7 @@ ENDS = re.compile(
 ALLOCATES = re.compile(r"alloc|dup$|(?:^|_)(?:new|create|open)(?:_|$)", re.I)
 FREES = re.compile(r"free|delete|destroy|close", re.I)
 T = TypeVar("T")
+Twins = Callable[[Function], Optional[List[Tuple[Project, Function]]]]
 LOOPS = ("while_statement", "do_statement", "for_statement", "for_range_loop")
 BLOCKS = frozenset(
     "compound_statement if_statement else_clause switch_statement case_statement labeled_statement try_statement "
@@ -49,14 +50,18 @@ def migrate(
     ensure: Event,
     decisions: Decisions,
     view: Callable[[], str],
+    twins: Twins,
 ) -> Site:
-    """The migrated site; raises NotMigrated, with all questions at once. `view` gives the expression, or asks."""
+    """The migrated site; raises NotMigrated, with all questions at once. `view` gives the expression, or asks.
+
+    `twins` gives the function with the macros expanded that may leave it, or None if there are none in it.
+    """
     decision = decisions.of(function)
     if decision.skip:
         raise Refused(f"by decision: {decision.skip}")
     _refuse_kind(project, function, ensure)
     pair = kind(project, function, ensure)
-    pair.refuse_unseen()
+    pair.refuse_unseen(twins)
     questions: List[Asked] = []
     if not decision.accept:
         _or_ask(pair.ask_what_is_left_out, questions)
@@ -135,13 +140,33 @@ class Pair:
 
     # --- what must hold
 
-    def refuse_unseen(self) -> None:
+    def refuse_unseen(self, twins: Twins) -> None:
         self._refuse_variable()
         self._refuse_place()
+        for one in self._to_follow(twins):
+            one._refuse_flows()
+
+    def _refuse_flows(self) -> None:
         if not self.flows:
             raise Refused("its paths cannot be followed")
         for flow in self.flows:
             self._refuse_paths(flow)
+
+    def _to_follow(self, twins: Twins) -> "Iterator[Pair]":
+        """Itself, or the same pair in the twins of its function."""
+        found = twins(self.function)
+        if found is None:
+            yield self
+            return
+        mine = self.function.of(Kind.ENSURE)
+        for own, twin in found:
+            ensures = twin.of(Kind.ENSURE)
+            if [event.key for event in ensures] != [event.key for event in mine]:
+                found = []
+                break
+            yield Pair(own, twin, ensures[mine.index(self.ensure)])
+        if not found:
+            raise Refused("a macro in it may leave it, and cannot be followed")
 
     def _refuse_variable(self) -> None:
         declared = (type_of(self.function, self.key) or "").strip()

@@ -17,7 +17,7 @@ from ..check.sources import Item
 from . import edits, entry, pair
 from .decisions import Decisions
 from .model import Asked, Outcome, Refused, Site, shown_name
-from .pair import BLOCKS, Pair
+from .pair import BLOCKS, Pair, Twins
 
 _ALIAS = re.compile(rb"\bnamespace\s+(\w+)\s*=\s*(?:::)?(pybind11|nanobind)\s*;")
 _MODULE = re.compile(rb"^[ \t]*(PYBIND11_MODULE|NB_MODULE)\s*\([^()]*(?:\([^()]*\)[^()]*)*\)\s*\{", re.MULTILINE)
@@ -107,7 +107,7 @@ class Scoped(Pair):
         names = [name for name, _ in declared(self.file, event.node)] if event.node.type == "declaration" else []
         self.key = names[0] if len(names) == 1 else ""
 
-    def refuse_unseen(self) -> None:
+    def refuse_unseen(self, twins: Twins = lambda _: None) -> None:
         node = self.ensure.node
         declarator = node.child_by_field_name("declarator")
         if not self.key or declarator is None or declarator.type != "identifier" or not self.key.isascii():
