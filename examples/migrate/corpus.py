@@ -54,6 +54,7 @@ class Package:
 
     `sources` is the folder to migrate, `vendor` where the header goes; `tests` are arguments for Python, run in
     `folder` of the unpacked sdist; `by_hand` is what its author has to change beside (file, old text, new text);
+    `places` is how many places of the sources attach, by reading them: the tool has to report as many;
     `tools` is what pip installs to build and to test it, `oldest` the first Python that it supports, `generated` what
     the sdist has that is to be generated again.
     """
@@ -64,6 +65,7 @@ class Package:
     needs: str
     sources: str
     vendor: str
+    places: int
     folder: str = "."
     tests: tuple[str, ...] = ()
     by_hand: tuple[tuple[str, str, str], ...] = ()
@@ -79,38 +81,38 @@ class Package:
 PACKAGES = (
     Package(
         "pysqlite3", "0.6.1", "dd7d2b7f3a29aebdbf569c359658b091d3345b5691d9ea765a5c3febe8872bf9", "libsqlite3-dev",
-        "src", "src", "src", (str(HERE / "run_pysqlite3_tests.py"),),
+        "src", "src", 12, "src", (str(HERE / "run_pysqlite3_tests.py"),),
     ),
     Package(
         "PyAudio", "0.2.14", "78dfff3879b4994d1f4fc6485646a57755c6ee3c19647a491f790a0895bd2f87", "portaudio19-dev",
-        "src/pyaudio", "src/pyaudio",
+        "src/pyaudio", "src/pyaudio", 1,
     ),
     Package(
         "plyvel", "1.5.1", "3caf6009e4fc24fbf8712d3f5ef3da7e56495c26a488df2161218fc34e46019c", "libleveldb-dev",
-        "plyvel", "plyvel", "test",
+        "plyvel", "plyvel", 1, "test",
         ("-m", "pytest", "-v", *ALONE, "test_plyvel.py", "--deselect=test_plyvel.py::test_open_read_only_dir"),
     ),
     Package(
         "m2crypto", "0.51.0", "5428f6601086a8f5e41aa70248b3b983443e7badf263551c5104ba2ec0c9d955", "swig libssl-dev",
-        "src/SWIG", "src/SWIG", ".", ("-m", "pytest", "-v", *ALONE, "tests"),
+        "src/SWIG", "src/SWIG", 6, ".", ("-m", "pytest", "-v", *ALONE, "tests"),
     ),
     Package(
         "libvirt-python", "12.8.0", "ab24a102ebf99b913ddc3459031aa71a48b0b1cdbb0f423b4ea278052791ac8a", "libvirt-dev pkg-config",
-        ".", ".", "tests", ("-m", "pytest", "-v", *ALONE, "--ignore=test_api_coverage.py", "."),
+        ".", ".", 57, "tests", ("-m", "pytest", "-v", *ALONE, "--ignore=test_api_coverage.py", "."),
         (("setup.py", "Py_LIMITED_API=0x03060000\"]", "Py_LIMITED_API=0x03090000\"]"),),
     ),
     Package(
         "fuse-python", "1.0.9", "9ed59577c36ab218d700aa2839f021f12c252b357186057572b98e19bc2a8589", "libfuse-dev pkg-config",
-        "fuseparts", "fuseparts",
+        "fuseparts", "fuseparts", 71,
     ),
     Package(
         "python-rtmidi", "1.5.8", "7f9ade68b068ae09000ecb562ae9521da3a234361ad5449e83fc734544d004fa",
-        "libasound2-dev libjack-jackd2-dev pkg-config", "src", "src", "tests", ("-m", "pytest", "-v", *ALONE, "."),
+        "libasound2-dev libjack-jackd2-dev pkg-config", "src", "src", 2, "tests", ("-m", "pytest", "-v", *ALONE, "."),
         tools=("meson-python", "meson", "ninja"), generated=("src/_rtmidi.cpp",),
     ),
     Package(
         "pyopencl", "2026.1.4", "6cb9544a004609061e86873fe36500da6c2101042e9c7b9c3b804a29a12b98bf",
-        "ocl-icd-opencl-dev pocl-opencl-icd", "src", "src", "test", ("-m", "pytest", "-v", *ALONE, "test_wrapper.py"),
+        "ocl-icd-opencl-dev pocl-opencl-icd", "src", "src", 3, "test", ("-m", "pytest", "-v", *ALONE, "test_wrapper.py"),
         tools=("scikit-build-core>=0.9.3", "cmake", "ninja", "nanobind>=3.0", "numpy", "pytools", "platformdirs", "mako"),
         oldest=(3, 10),
     ),
@@ -203,6 +205,8 @@ def migrate(package: Package, folder: Path, row: Row) -> None:
     counts = report["counts"]
     row.migrated, row.skipped = counts["migrated"], counts["skipped"]
     row.asked, row.failed = counts["needs a decision"], counts["failed"]
+    if len(report["sites"]) != package.places:
+        raise Failure(f"{package.name}: {len(report['sites'])} sites are reported, and there are {package.places}")
     row.lines = sum(line[:1] in "+-" and line[:3] not in ("+++", "---") for line in report["diff"].splitlines() if line)
     for name, old, new in package.by_hand:
         text = (folder / name).read_text()
