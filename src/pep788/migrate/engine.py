@@ -22,7 +22,8 @@ from ..check.sources import Item
 from . import cython_split, edits, entry, macro_body, macro_pair, pair, raii, scoped
 from .decisions import Decisions
 from .expand import CannotExpand, Expander
-from .holder import Holder, Holders, NoHolder, Store
+from .holder import Holder, Holders
+from .life import NoHolder, Store
 from .ignored import Ignored
 from .model import NotMigrated, Outcome, Refused, Report, Site, View, Worse, shown_name
 
@@ -97,7 +98,6 @@ class Run:
         self.modules: Dict[str, entry.Module] = {}
         """By the path of a file with sites."""
         self.asked: Dict[str, NotMigrated] = {}
-        self.rewritten: Set[Tuple[str, int]] = set()
         self.holders = Holders(self.whole, self.items, self.others)
 
     def _collect(self) -> None:
@@ -171,7 +171,6 @@ class Run:
         for site in new:
             site.needs_view = site.outcome is Outcome.MIGRATED and not self.decisions.view
         replaced = {id(site) for site in opened}
-        self.rewritten |= {(site.span.path, site.span.start) for site in new}
         return [site for site in sites if id(site) not in replaced] + new
 
     def _static_view(self, path: str) -> str:
@@ -308,12 +307,10 @@ class Run:
         """The name where no call was found: in code that was not parsed, is not compiled, or keeps the function."""
         seen = {(function.file.path, e.start) for function in self.whole.functions for e in function.of(Kind.ENSURE)}
         for item in self.items.values():
-            lines: List[int] = []
             for found in _ENSURE_OR_LITERAL.finditer(item.data):
                 at = found.start()
                 if found.group("name") and (item.path, at) not in seen and not ctree._in_directive(item.data, at):
-                    lines = lines or ctree._line_starts(item.data)
-                    span = ctree.span_of(item.path, item.data, lines, at, found.end())
+                    span = edits.span(item.path, item.data, at, found.end())
                     yield Site(span, "", Outcome.SKIPPED, NOT_SEEN)
 
     def _old_limited_api(self) -> Iterator[str]:

@@ -212,7 +212,7 @@ def changes(
         lines = [] if native or includes(file.data) else [include_of(file.path, vendored)]
         lines += _variable(module, file, owner_file) if module.files else []
         if lines:
-            found.setdefault(file.path, []).append(_at_top(file, lines, structs.get(file.path)))
+            found.setdefault(file.path, []).append(at_top(file, lines, structs.get(file.path)))
     if made is not None:
         found.setdefault(owner.path, []).append(made)
     return found
@@ -220,7 +220,7 @@ def changes(
 
 def include(file: CFile, vendored: Optional[str], before: Optional[int]) -> List[Edit]:
     """For a file that has no view of its own; `before`: a struct that needs it."""
-    return [] if includes(file.data) else [_at_top(file, [include_of(file.path, vendored)], before)]
+    return [] if includes(file.data) else [at_top(file, [include_of(file.path, vendored)], before)]
 
 
 def includes(data: bytes) -> bool:
@@ -243,7 +243,7 @@ def _variable(module: Module, file: CFile, owner: CFile) -> List[str]:
     return ["", *([f"{outside} {declared}"] if mixed and file.language == "cpp" else []), declared]
 
 
-def _at_top(file: CFile, lines: List[str], before: Optional[int] = None) -> Edit:
+def at_top(file: CFile, lines: List[str], before: Optional[int] = None) -> Edit:
     """Behind the last include in front of the first function, at a place that is compiled whenever the file is."""
     first = min((function.node.start_byte for function in file.functions), default=len(file.data))
     first = first if before is None else min(first, before)

@@ -204,8 +204,8 @@ class Group:
         site = self._analyse(expanded, function, use)
         asked: List[Asked] = []
         if not decision.accept:
-            pair._or_ask(site.ask_what_is_left_out, asked)
-        leave = pair._or_ask(lambda: pair._leave(function, decision, self.decisions), asked)
+            pair.or_ask(site.ask_what_is_left_out, asked)
+        leave = pair.or_ask(lambda: pair.leave_statements(function, decision, self.decisions), asked)
         question = None
         if asked:
             options = [option for one in asked for option in one.options if not option.startswith("before")]
@@ -227,7 +227,7 @@ class Group:
             raise self._refused(f"{function.name} uses it in a way that is not understood")
         ensure = ensures[0]
         try:
-            pair._refuse_kind(own, function, ensure)
+            pair.refuse_kind(own, function, ensure)
             site = Pair(own, function, ensure)
             site.refuse_unseen(lambda _: None)
         except Refused as error:
@@ -273,8 +273,7 @@ class Group:
         return own.site(self._span(place), shown_name(place.function))
 
     def _span(self, place: _Place) -> Span:
-        data = self.items[place.path].data
-        return ctree.span_of(place.path, data, ctree._line_starts(data), place.at, place.end)
+        return edits.span(place.path, self.items[place.path].data, place.at, place.end)
 
     # --- the edits
 

@@ -10,7 +10,7 @@ from ..check.ctree import Function
 from ..check.model import Edit, Skip, Span
 
 if TYPE_CHECKING:
-    from .holder import Store
+    from .life import Store
     from .macro_body import MacroChange
     from .scoped import Module
 

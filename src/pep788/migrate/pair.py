@@ -59,14 +59,14 @@ def migrate(
     decision = decisions.of(function)
     if decision.skip:
         raise Refused(f"by decision: {decision.skip}")
-    _refuse_kind(project, function, ensure)
+    refuse_kind(project, function, ensure)
     pair = kind(project, function, ensure)
     pair.refuse_unseen(twins)
     questions: List[Asked] = []
     if not decision.accept:
-        _or_ask(pair.ask_what_is_left_out, questions)
-    leave = _or_ask(lambda: _leave(function, decision, decisions), questions)
-    expression = decision.view or _or_ask(view, questions)
+        or_ask(pair.ask_what_is_left_out, questions)
+    leave = or_ask(lambda: leave_statements(function, decision, decisions), questions)
+    expression = decision.view or or_ask(view, questions)
     if questions or leave is None or expression is None:
         options = dict.fromkeys(option for question in questions for option in question.options)
         raise Asked(" And ".join(question.reason for question in questions), *options)
@@ -76,7 +76,7 @@ def migrate(
     return Site(span, shown_name(function), Outcome.MIGRATED, notes=notes, edits=changes)
 
 
-def _or_ask(get: Callable[[], T], questions: List[Asked]) -> Optional[T]:
+def or_ask(get: Callable[[], T], questions: List[Asked]) -> Optional[T]:
     try:
         return get()
     except Asked as question:
@@ -84,7 +84,7 @@ def _or_ask(get: Callable[[], T], questions: List[Asked]) -> Optional[T]:
         return None
 
 
-def _refuse_kind(project: Project, function: Function, ensure: Event) -> None:
+def refuse_kind(project: Project, function: Function, ensure: Event) -> None:
     if embeds(function):
         raise Refused("the function starts or ends Python itself")
     refuse_lambda_with_value(function)
@@ -107,7 +107,7 @@ def refuse_lambda_with_value(function: Function) -> None:
             raise Refused("a lambda that returns something, and has no name for a decision")
 
 
-def _leave(function: Function, decision: Decision, decisions: Decisions) -> List[str]:
+def leave_statements(function: Function, decision: Decision, decisions: Decisions) -> List[str]:
     """What runs on failure, as lines."""
     lines = [decision.before] if decision.before else []
     if function.return_type == "void" or function.is_destructor or function.is_lambda:
@@ -241,7 +241,7 @@ class Pair:
             raise Refused("PyGILState_Ensure is part of a larger expression")
         for block in self._around():
             if block.type not in BLOCKS:
-                raise Refused(f"PyGILState_Ensure is in {_what(block)}")
+                raise Refused(f"PyGILState_Ensure is in {what(block)}")
         if self.statement.parent.type not in ("compound_statement", "case_statement"):
             raise Refused("PyGILState_Ensure is in no block of its own: its test would not go with it")
 
@@ -459,7 +459,7 @@ class Pair:
         return Edit(at, at, "".join(line_end + line for line in edits.indented(lines, indent, level)))
 
 
-def _what(block: Node) -> str:
+def what(block: Node) -> str:
     return "conditional compilation" if block.type.startswith("preproc_") else f"a construct ({block.type})"
 
 

@@ -104,7 +104,7 @@ class Raii:
 
     def _ask(self, constructor: Function, view: Callable[[str], str]) -> Optional[Asked]:
         questions: List[Asked] = []
-        pair._or_ask(lambda: view(self.file.path), questions)
+        pair.or_ask(lambda: view(self.file.path), questions)
         if self.file.path.lower().endswith(_HEADERS) and not self.decisions.of(constructor).accept:
             key = shown_name(constructor)
             questions.append(
@@ -232,8 +232,8 @@ class Raii:
             raise self._refused(f"it is used in a constructor, in line {function.file.span(use.statement).line}")
         questions: List[Asked] = []
         if not decision.accept:
-            pair._or_ask(use.ask_what_is_left_out, questions)
-        leave = pair._or_ask(lambda: pair._leave(function, decision, self.decisions), questions)
+            pair.or_ask(use.ask_what_is_left_out, questions)
+        leave = pair.or_ask(lambda: pair.leave_statements(function, decision, self.decisions), questions)
         if not questions:
             return None, leave or []
         options = dict.fromkeys(option for question in questions for option in question.options)

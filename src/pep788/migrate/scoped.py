@@ -118,7 +118,7 @@ class Scoped(Pair):
             raise Refused(f"gil_scoped_acquire: {self.key} is used, too")
         for block in self._around():
             if block.type not in BLOCKS:
-                raise Refused(f"gil_scoped_acquire is in {pair._what(block)}")
+                raise Refused(f"gil_scoped_acquire is in {pair.what(block)}")
         if self.statement.parent.type != "compound_statement":
             raise Refused("gil_scoped_acquire is in no block of its own")
 
@@ -166,9 +166,9 @@ def migrate(
     site.refuse_unseen()
     questions: List[Asked] = []
     if not decision.accept:
-        pair._or_ask(site.ask_what_is_left_out, questions)
-    leave = pair._or_ask(lambda: pair._leave(function, decision, decisions), questions)
-    module = pair._or_ask(lambda: bindings.module(binding), questions)
+        pair.or_ask(site.ask_what_is_left_out, questions)
+    leave = pair.or_ask(lambda: pair.leave_statements(function, decision, decisions), questions)
+    module = pair.or_ask(lambda: bindings.module(binding), questions)
     if questions or leave is None or module is None:
         options = dict.fromkeys(option for question in questions for option in question.options)
         raise Asked(" And ".join(question.reason for question in questions), *options)
@@ -194,7 +194,7 @@ def set_up(modules: Iterable[Module], files: Dict[str, CFile], sites: Iterable[T
     for (path, _), binding in sorted(wanted.items()):
         if not re.search(rb"^[ \t]*#[ \t]*include[ \t]*[\"<](?:[^\">\n]*/)?%b[\">]" % binding.header.encode(),
                          files[path].data, re.MULTILINE):  # fmt: skip
-            found.setdefault(path, []).append(entry._at_top(files[path], [binding.include(path, vendored)]))
+            found.setdefault(path, []).append(entry.at_top(files[path], [binding.include(path, vendored)]))
     return found
 
 
