@@ -130,14 +130,15 @@ class Expander:
         for expanded in self._twins[key]:
             for twin in expanded.functions:
                 if twin.name == function.name and twin.node.start_point[0] == line:
-                    own = Project(
-                        files=[expanded.file],
-                        macros=self.whole.macros,
-                        harmless=self.whole.harmless | set(self.definitions) - set(self.whole.macros),
-                        known_in={function.file.path: self.whole.known_in[function.file.path]},
-                    )
-                    found.append((own, twin))
+                    found.append((self.alone(expanded), twin))
         return found
+
+    def alone(self, expanded: Expanded) -> Project:
+        """A project of the expanded file: what it still has of macros is known."""
+        path = expanded.file.path
+        known = {} if self.pairs else self.whole.known_in[path]
+        harmless = self.whole.harmless | set(self.definitions)
+        return Project(files=[expanded.file], harmless=harmless - set(known), known_in={path: known})
 
     def _text(self, text: str, met: bool) -> Tuple[str, List[Use]]:
         result: List[str] = []

@@ -215,13 +215,7 @@ class Group:
 
     def _analyse(self, expanded: Expanded, function: Function, use: Use) -> Pair:
         """The pair as it is when all is expanded."""
-        file = expanded.file
-        own = Project(
-            files=[file],
-            harmless=self.whole.harmless | set(self.definitions),
-            known_in={file.path: {}},
-            functions=expanded.functions,
-        )
+        own = self.expander.alone(expanded)
         ensures = [e for e in function.of(Kind.ENSURE) if use.start <= e.start < use.stop]
         if len(ensures) != 1:
             raise self._refused(f"{function.name} uses it in a way that is not understood")
