@@ -135,7 +135,6 @@ class Pair:
         self.ensure = ensure
         self.key = ensure.key
         self.releases = project.pairs(function, ensure)
-        self.flows: List[Flow] = project.flows(function)
         self.statement = statement_of(ensure.node)
 
     # --- what must hold
@@ -147,9 +146,10 @@ class Pair:
             one._refuse_flows()
 
     def _refuse_flows(self) -> None:
-        if not self.flows:
+        flows = self.project.flows(self.function)
+        if not flows:
             raise Refused("its paths cannot be followed")
-        for flow in self.flows:
+        for flow in flows:
             self._refuse_paths(flow)
 
     def _to_follow(self, twins: Twins) -> "Iterator[Pair]":
