@@ -14,6 +14,7 @@ from ..check.flow import Flow
 from ..check.model import Edit
 from ..check.project import Project, embeds, type_of
 from ..check.rules.p106_state_type import PRIMITIVE
+from ..check.sources import SWIG_SUFFIXES
 from . import edits
 from .decisions import Decision, Decisions
 from .model import Asked, Outcome, Refused, Site, shown_name
@@ -85,6 +86,7 @@ def or_ask(get: Callable[[], T], questions: List[Asked]) -> Optional[T]:
 
 
 def refuse_kind(project: Project, function: Function, ensure: Event) -> None:
+    _refuse_swig_code(function)
     if embeds(function):
         raise Refused("the function starts or ends Python itself")
     refuse_lambda_with_value(function)
@@ -94,6 +96,15 @@ def refuse_kind(project: Project, function: Function, ensure: Event) -> None:
         raise Refused("it is released in another function")
     if not ensure.key:
         raise Refused("what PyGILState_Ensure gives is not kept")
+
+
+def _refuse_swig_code(function: Function) -> None:
+    """The body of a directive such as `%exception`: a return there would leave a function of SWIG's."""
+    if function.file.path.lower().endswith(SWIG_SUFFIXES):
+        data, start = function.file.data, int(function.body.start_byte)
+        head = re.split(rb"[{};]", data[edits.line_start(data, start) : start])[-1]
+        if b"%" in head:
+            raise Refused("SWIG copies this code into functions of its own")
 
 
 def refuse_lambda_with_value(function: Function) -> None:
