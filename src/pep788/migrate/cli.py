@@ -20,7 +20,8 @@ DONE, OPEN, ERROR = 0, 1, 2
 INCLUDE = pathlib.Path(__file__).resolve().parent.parent / "include"
 EPILOG = (
     "A PATH is a C, C++, SWIG or Cython file, or a folder. The diff goes to stdout, the report to stderr. Exit "
-    "status: 0 nothing is left to decide, 1 a site needs a decision or failed, 2 wrong usage, or nothing could be written."
+    "status: 0 nothing is left to decide, 1 a site needs a decision or failed, 2 wrong usage, or nothing "
+    "could be written."
 )
 
 
