@@ -56,7 +56,7 @@ class Package:
     `folder` of the unpacked sdist; `by_hand` is what its author has to change beside (file, old text, new text);
     `places` is how many places of the sources attach, by reading them: the tool has to report as many;
     `tools` is what pip installs to build and to test it, `oldest` the first Python that it supports, `generated` what
-    the sdist has that is to be generated again.
+    the sdist has that is to be generated again, `inside` what is needed in the chroot beside `needs`.
     """
 
     name: str
@@ -72,6 +72,7 @@ class Package:
     tools: tuple[str, ...] = ()
     oldest: tuple[int, int] = (3, 9)
     generated: tuple[str, ...] = ()
+    inside: str = ""
 
     @property
     def sdist(self) -> str:
@@ -82,6 +83,7 @@ PACKAGES = (
     Package(
         "pysqlite3", "0.6.1", "dd7d2b7f3a29aebdbf569c359658b091d3345b5691d9ea765a5c3febe8872bf9", "libsqlite3-dev",
         "src", "src", 12, "src", (str(HERE / "run_pysqlite3_tests.py"),),
+        inside="libpython3.14-testsuite",
     ),
     Package(
         "PyAudio", "0.2.14", "78dfff3879b4994d1f4fc6485646a57755c6ee3c19647a491f790a0895bd2f87", "portaudio19-dev",
@@ -259,7 +261,7 @@ def test(package: Package, python: Python, folder: Path, site: Path) -> dict[str
 
 def install_needs(packages: Sequence[Package]) -> None:
     """In the chroot, which has only what this repository needs."""
-    words = sorted({word for package in packages for word in package.needs.split()})
+    words = sorted({word for package in packages for word in f"{package.needs} {package.inside}".split()})
     prefix = [*interpreters.chroot().prefix(Path("/")), *APT]
     run([*prefix, "update"], env=interpreters.chroot().env)
     run([*prefix, "install", "--yes", "--no-install-recommends", *words], env=interpreters.chroot().env)
