@@ -1,11 +1,13 @@
 """Migrate real packages with `pep788 migrate`, build them before and after, and run their own tests on both.
 
-    make migrated                                    all packages, on the Python that make uses
-    python corpus.py --python python3.9 pysqlite3    one package on another interpreter
+    make migrated                                        all packages, on the Python that make uses
+    make migrated ARGS="--python 3.9 --python 3.14"      on interpreters of the matrix (tools/interpreters.py)
+    python corpus.py --python /usr/bin/python3 pysqlite3 one package on another interpreter
 
 The sdists come from PyPI and are checked against their SHA-256; what their authors would have to decide is in
 decisions/, one file a package.  Ends with a table, and with "N passed, N failed": a package has failed if it does not
-build, if a test that passed before does not pass after, or if a site is left undecided.
+build, if a test that passed before does not pass after, or if a site is left undecided.  A package that does not
+support a version is left out there.  In the Debian chroot what a package needs is installed by apt.
 """
 
 from __future__ import annotations
@@ -24,6 +26,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent.parent / "tools"))
+
+import interpreters  # noqa: E402
+from sid import APT  # noqa: E402
+
 BUILD = HERE.parent.parent / "build" / "migrated"
 # 80.9.0: newer setuptools still claims 3.9 but fails to import there
 TOOLS = ("setuptools==80.9.0", "wheel", "cython>=3", "pytest", "parameterized")
@@ -46,7 +53,10 @@ class Package:
     """An sdist, what to install for it, and how to test it.
 
     `sources` is the folder to migrate, `vendor` where the header goes; `tests` are arguments for Python, run in
-    `folder` of the unpacked sdist; `by_hand` is what its author has to change beside (file, old text, new text).
+    `folder` of the unpacked sdist; `by_hand` is what its author has to change beside (file, old text, new text);
+    `places` is how many places of the sources attach, by reading them: the tool has to report as many;
+    `tools` is what pip installs to build and to test it, `oldest` the first Python that it supports, `generated` what
+    the sdist has that is to be generated again, `inside` what is needed in the chroot beside `needs`.
     """
 
     name: str
@@ -55,9 +65,14 @@ class Package:
     needs: str
     sources: str
     vendor: str
+    places: int
     folder: str = "."
     tests: tuple[str, ...] = ()
     by_hand: tuple[tuple[str, str, str], ...] = ()
+    tools: tuple[str, ...] = ()
+    oldest: tuple[int, int] = (3, 9)
+    generated: tuple[str, ...] = ()
+    inside: str = ""
 
     @property
     def sdist(self) -> str:
@@ -67,25 +82,41 @@ class Package:
 PACKAGES = (
     Package(
         "pysqlite3", "0.6.1", "dd7d2b7f3a29aebdbf569c359658b091d3345b5691d9ea765a5c3febe8872bf9", "libsqlite3-dev",
-        "src", "src", "src", (str(HERE / "run_pysqlite3_tests.py"),),
+        "src", "src", 12, "src", (str(HERE / "run_pysqlite3_tests.py"),),
+        inside="libpython3.14-testsuite",
     ),
     Package(
         "PyAudio", "0.2.14", "78dfff3879b4994d1f4fc6485646a57755c6ee3c19647a491f790a0895bd2f87", "portaudio19-dev",
-        "src/pyaudio", "src/pyaudio",
+        "src/pyaudio", "src/pyaudio", 1,
     ),
     Package(
         "plyvel", "1.5.1", "3caf6009e4fc24fbf8712d3f5ef3da7e56495c26a488df2161218fc34e46019c", "libleveldb-dev",
-        "plyvel", "plyvel", "test",
+        "plyvel", "plyvel", 1, "test",
         ("-m", "pytest", "-v", *ALONE, "test_plyvel.py", "--deselect=test_plyvel.py::test_open_read_only_dir"),
     ),
     Package(
         "m2crypto", "0.51.0", "5428f6601086a8f5e41aa70248b3b983443e7badf263551c5104ba2ec0c9d955", "swig libssl-dev",
-        "src/SWIG", "src/SWIG", ".", ("-m", "pytest", "-v", *ALONE, "tests"),
+        "src/SWIG", "src/SWIG", 6, ".", ("-m", "pytest", "-v", *ALONE, "tests"),
     ),
     Package(
         "libvirt-python", "12.8.0", "ab24a102ebf99b913ddc3459031aa71a48b0b1cdbb0f423b4ea278052791ac8a", "libvirt-dev pkg-config",
-        ".", ".", "tests", ("-m", "pytest", "-v", *ALONE, "--ignore=test_api_coverage.py", "."),
+        ".", ".", 57, "tests", ("-m", "pytest", "-v", *ALONE, "--ignore=test_api_coverage.py", "."),
         (("setup.py", "Py_LIMITED_API=0x03060000\"]", "Py_LIMITED_API=0x03090000\"]"),),
+    ),
+    Package(
+        "fuse-python", "1.0.9", "9ed59577c36ab218d700aa2839f021f12c252b357186057572b98e19bc2a8589", "libfuse-dev pkg-config",
+        "fuseparts", "fuseparts", 71,
+    ),
+    Package(
+        "python-rtmidi", "1.5.8", "7f9ade68b068ae09000ecb562ae9521da3a234361ad5449e83fc734544d004fa",
+        "libasound2-dev libjack-jackd2-dev pkg-config", "src", "src", 2, "tests", ("-m", "pytest", "-v", *ALONE, "."),
+        tools=("meson-python", "meson", "ninja"), generated=("src/_rtmidi.cpp",),
+    ),
+    Package(
+        "pyopencl", "2026.1.4", "6cb9544a004609061e86873fe36500da6c2101042e9c7b9c3b804a29a12b98bf",
+        "ocl-icd-opencl-dev pocl-opencl-icd", "src", "src", 3, "test", ("-m", "pytest", "-v", *ALONE, "test_wrapper.py"),
+        tools=("scikit-build-core>=0.9.3", "cmake", "ninja", "nanobind>=3.0", "numpy", "pytools", "platformdirs", "mako"),
+        oldest=(3, 10),
     ),
 )  # fmt: skip
 
@@ -100,6 +131,7 @@ class Row:
     skipped: int = 0
     asked: int = 0
     failed: int = 0
+    lines: int = 0
     before: dict[str, str] = dataclasses.field(default_factory=dict)
     after: dict[str, str] = dataclasses.field(default_factory=dict)
     note: str = ""
@@ -114,6 +146,20 @@ class Row:
         return not (self.note or self.lost or self.asked or self.failed)
 
 
+@dataclasses.dataclass(frozen=True)
+class Python:
+    """An interpreter, which may be one in the chroot."""
+
+    path: str
+    inside: bool = False
+
+    def run(self, words: Sequence[str | Path], cwd: Path = BUILD, **options: object) -> str:
+        """What it prints; `env` adds to its environment."""
+        env = {**(interpreters.chroot().env if self.inside else os.environ), **options.pop("env", {})}  # type: ignore[dict-item]
+        prefix = interpreters.chroot().prefix(cwd) if self.inside else []
+        return run([*prefix, self.path, *words], cwd=cwd, env=env, **options)
+
+
 def run(words: Sequence[str | Path], *, ok: Sequence[int] = (0,), **options: object) -> str:
     done = subprocess.run(
         list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
@@ -122,6 +168,14 @@ def run(words: Sequence[str | Path], *, ok: Sequence[int] = (0,), **options: obj
     if done.returncode not in ok:
         raise Failure(f"{' '.join(map(str, words))}: status {done.returncode}\n{done.stdout[-4000:]}")
     return str(done.stdout)
+
+
+def find(name: str) -> Python:
+    """A column of the matrix, or a program."""
+    if name not in interpreters.BY_NAME:
+        return Python(name)
+    found = interpreters.find_or_make(interpreters.BY_NAME[name])
+    return Python(found.command[-1], inside=bool(found.prefix))
 
 
 def fetch(package: Package) -> Path:
@@ -153,6 +207,9 @@ def migrate(package: Package, folder: Path, row: Row) -> None:
     counts = report["counts"]
     row.migrated, row.skipped = counts["migrated"], counts["skipped"]
     row.asked, row.failed = counts["needs a decision"], counts["failed"]
+    if len(report["sites"]) != package.places:
+        raise Failure(f"{package.name}: {len(report['sites'])} sites are reported, and there are {package.places}")
+    row.lines = sum(line[:1] in "+-" and line[:3] not in ("+++", "---") for line in report["diff"].splitlines() if line)
     for name, old, new in package.by_hand:
         text = (folder / name).read_text()
         if old not in text:
@@ -160,29 +217,40 @@ def migrate(package: Package, folder: Path, row: Row) -> None:
         (folder / name).write_text(text.replace(old, new))
 
 
-def environment(python: str) -> tuple[str, Path]:
-    """The version of an interpreter, and that of a virtual environment of it with what builds and tests need."""
-    version = run([python, "-c", "import sys; print('%d.%d.%d' % sys.version_info[:3])"]).strip()
+def version_of(python: Python) -> str:
+    BUILD.mkdir(parents=True, exist_ok=True)
+    return python.run(["-c", "import sys; print('%d.%d.%d' % sys.version_info[:3])"]).strip()
+
+
+def environment(python: Python, version: str, package: Package) -> Python:
+    """A virtual environment with what builds and tests need."""
     folder = BUILD / f"venv-{version}"
     if not (folder / "ready").exists():
-        run([python, "-m", "venv", "--clear", folder])
-        run([folder / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *TOOLS])
+        python.run(["-m", "venv", "--clear", folder])
         (folder / "ready").touch()
-    return version, folder / "bin" / "python"
+    inside = Python(str(folder / "bin" / "python"), python.inside)
+    tools = (*TOOLS, *package.tools)
+    if not set(tools).issubset((folder / "ready").read_text().split()):
+        inside.run(["-m", "pip", "install", "-q", "--disable-pip-version-check", *tools])
+        with (folder / "ready").open("a") as file:
+            file.write(" ".join(tools) + "\n")
+    return inside
 
 
-def build(python: Path, folder: Path, site: Path) -> None:
+def build(python: Python, folder: Path, site: Path) -> None:
     shutil.rmtree(site, ignore_errors=True)
     options = ["-q", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
-    run([python, "-m", "pip", "install", *options, "--target", site, "."], cwd=folder)
+    bin_folder = Path(python.path).parent
+    path = f"{bin_folder}:{interpreters.chroot().env['PATH'] if python.inside else os.environ['PATH']}"
+    python.run(["-m", "pip", "install", *options, "--target", site, "."], cwd=folder, env={"PATH": path})
 
 
-def test(package: Package, python: Path, folder: Path, site: Path) -> dict[str, str]:
+def test(package: Package, python: Python, folder: Path, site: Path) -> dict[str, str]:
     if not package.tests:
         return {}
-    output = run(
-        [python, *package.tests], ok=range(-64, 256), cwd=folder / package.folder,
-        env={**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"},
+    output = python.run(
+        package.tests, ok=range(-64, 256), cwd=folder / package.folder,
+        env={"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
     (site.parent / f"{site.name}.log").write_text(output)
     found = dict([*UNITTEST.findall(output), *PYTEST.findall(output)])
@@ -191,13 +259,27 @@ def test(package: Package, python: Path, folder: Path, site: Path) -> dict[str, 
     return found
 
 
-def prove(package: Package, python: str) -> Row:
-    version, interpreter = environment(python)
+def install_needs(packages: Sequence[Package]) -> None:
+    """In the chroot, which has only what this repository needs."""
+    words = sorted({word for package in packages for word in f"{package.needs} {package.inside}".split()})
+    prefix = [*interpreters.chroot().prefix(Path("/")), *APT]
+    run([*prefix, "update"], env=interpreters.chroot().env)
+    run([*prefix, "install", "--yes", "--no-install-recommends", *words], env=interpreters.chroot().env)
+
+
+def prove(package: Package, python: Python) -> Row | None:
+    version = version_of(python)
+    if tuple(map(int, version.split(".")[:2])) < package.oldest:
+        return None
     row = Row(f"{package.name} {package.version}", version)
     base = BUILD / f"{package.name}-{version}"
     try:
+        interpreter = environment(python, version, package)
         sdist = fetch(package)
         before, after = unpack(sdist, base / "before"), unpack(sdist, base / "after")
+        for name in package.generated:
+            (before / name).unlink()
+            (after / name).unlink()
         migrate(package, after, row)
         build(interpreter, before, base / "site-before")
         build(interpreter, after, base / "site-after")
@@ -208,6 +290,7 @@ def prove(package: Package, python: str) -> Row:
         row.note = "not built or not run"
     for name in row.lost:
         print(f"--- {package.name}: {name} passed before, and after: {row.after.get(name, 'not run')}", flush=True)
+    print(f"... {row.package} on {version}", flush=True)
     return row
 
 
@@ -216,10 +299,10 @@ def passed(results: dict[str, str]) -> str:
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    yield "| package | Python | migrated | skipped | asked | failed | tests passed before | after |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| package | Python | migrated | skipped | asked | failed | lines changed | tests passed before | after |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for row in rows:
-        counts = [row.migrated, row.skipped, row.asked, row.failed]
+        counts = [row.migrated, row.skipped, row.asked, row.failed, row.lines]
         cells = [row.package, row.python, *counts, passed(row.before), row.note or passed(row.after)]
         yield f"| {' | '.join(map(str, cells))} |"
 
@@ -234,7 +317,11 @@ def main() -> int:
     if unknown:
         parser.error(f"{unknown[0]} is not in the corpus; there are {', '.join(p.name for p in PACKAGES)}")
     chosen = [known[name.lower()] for name in options.packages] or list(PACKAGES)
-    rows = [prove(package, python) for python in options.python or [sys.executable] for package in chosen]
+    pythons = list(map(find, options.python or [sys.executable]))
+    if any(python.inside for python in pythons):
+        install_needs(chosen)
+    found = [prove(package, python) for python in pythons for package in chosen]
+    rows = [row for row in found if row is not None]
     print("\n".join(table(rows)))
     failed = sum(not row.fine for row in rows)
     print(f"{len(rows) - failed} passed, {failed} failed")

@@ -98,6 +98,11 @@ PIECES = st.sampled_from(
         "PyErr_Print();",
         "#include <Python.h>\n",
         "#define M PyGILState_Ensure()\n",
+        "#define LOCK() PyGILState_STATE s; \\\n s = PyGILState_Ensure(); x();\n",
+        "#define OUTER(x) int y; LOCK(); if (!x) goto out;\n#define UNLOCK PyGILState_Release(s)\n",
+        "LOCK() ",
+        "OUTER(1)",
+        "UNLOCK;",
         "#if PY_MAJOR_VERSION < 3\n",
         "#ifdef X\n",
         "#else\n",
@@ -106,6 +111,17 @@ PIECES = st.sampled_from(
         "return PyModule_Create(&d);\n}\n",
         "[](int x) {",
         "class C { C() {",
+        "class C { public: C() : s(PyGILState_Ensure()) {} ~C() { PyGILState_Release(s); } PyGILState_STATE s; };\n",
+        "C c; ",
+        "namespace py = pybind11;\n",
+        "py::gil_scoped_acquire gil; ",
+        "PYBIND11_MODULE(x, m) { ",
+        "typedef struct { PyObject *o; int i; } T;\n",
+        "T *t = (T *)data; ",
+        "T *t = malloc(sizeof(T)); if (!t) return NULL; ",
+        "free(t); ",
+        "t->o; ",
+        "static PyObject *g(PyObject *a, PyObject *b) { ",
         "Py_BEGIN_ALLOW_THREADS",
     ]
 )
@@ -124,19 +140,52 @@ def test_only_reported_edits_change_bytes(migrator, text, encoding, name, view):
     data = text.encode(encoding)
     for old in migrator.folder.iterdir():
         old.unlink()
-    report = migrator.report({name: data}, toml=f'view = "{view}"', values=("on_event=0",))
+    only_reported_edits(migrator, {name: data}, toml=f'view = "{view}"')
+
+
+def only_reported_edits(migrator, files, toml):
+    """Nothing is raised, only reported edits change bytes, and a second run changes nothing."""
+    report = migrator.report(files, toml=toml, values=("on_event=0",))
+    top = len(migrator.folder.as_posix()) + 1
     for path, after in report.after.items():
         edited = [edit for site in report.sites for edit in site.edits if site.span.path == path]
         edited += report.set_up.get(path, [])
-        at, expected = 0, b""
+        at, expected, data = 0, b"", files[path[top:]]
         for edit in sorted(edited, key=lambda one: (one.start, one.end)):
-            expected += data[at : edit.start] + edit.text.encode()
+            expected += data[at : edit.start] + edit.text.encode("utf-8", "surrogateescape")
             at = edit.end
         assert after == expected + data[at:]
-        assert all(edit.text.isascii() for edit in edited)
-        again = migrator.report({name: after}, toml=f'view = "{view}"', values=("on_event=0",))
-        assert again.after == {}
+    again = migrator.report({**files, **{path[top:]: data for path, data in report.after.items()}}, toml, ("on_event=0",))
+    assert again.after == {}
     assert all(site.outcome.value != "failed" or site.reason for site in report.sites)
+
+
+CYTHON = """\
+ctypedef int (*on_event_t)(void *data) noexcept with gil
+
+cdef int on_event(void *data) noexcept with gil:
+    return bool(<object>data)
+
+register(&on_event)
+"""
+MARKS = [b"\0", b"\xff\xfe", b"\r", b"\n" * 3, b"\\\n", b'"', b"'''", b"/*", b"((((", b"}}}}", b"caf\xc3\xa9", b"with gil"]
+JUNK = st.one_of(st.binary(max_size=40), st.sampled_from(MARKS))
+
+
+@SETTINGS
+@given(
+    source=st.sampled_from([SOURCE, CYTHON, CYTHON.replace("noexcept", "except *").replace("int on", "void on"), ""]),
+    junk=st.lists(st.tuples(st.floats(0, 1), JUNK), max_size=4),
+    name=st.sampled_from(["x.c", "x.cc", "x.i", "x.pyx", "x.pxd", "x.h"]),
+)
+def test_any_bytes(migrator, source, junk, name):
+    data = source.encode()
+    for where, piece in junk:
+        at = int(where * len(data))
+        data = data[:at] + piece + data[at:]
+    for old in migrator.folder.iterdir():
+        old.unlink()
+    only_reported_edits(migrator, {name: data}, toml="")
 
 
 @pytest.mark.parametrize("before, after", [(b"", b"a"), (b"a", b"a\n"), (b"a\r\nb", b"a\r\nc\x0cd\re\n"), (b"\xff\n", b"\xfe\n")])

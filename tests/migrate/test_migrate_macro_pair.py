@@ -85,17 +85,29 @@ OTHER = """
 """
 
 SKIPPED = [
-    pytest.param(OTHER + PLAIN + USE, "BEGIN has another definition", id="two definitions"),
     pytest.param(BLOCK + USE.replace("BEGIN;", "BEGIN; int count = 1;"), "a name would be declared twice", id="a name of the block"),
-    pytest.param(PLAIN.replace("Ensure()", "Ensure(); g()") + USE, "it is more than a declaration", id="more"),
-    pytest.param(PLAIN.replace("END Py", "END g(); Py") + USE, "END is more than PyGILState_Release", id="more at the end"),
     pytest.param(BLOCK.replace("START do", "START for (;;)") + USE, "START, in front of its block, is not known", id="a loop"),
     pytest.param(PLAIN + USE.replace("count", "s_"), "its variable s_ is used in the function, too", id="name taken"),
     pytest.param(PLAIN + USE.replace("END;", "PyGILState_Release(s_);"), "is called without a macro", id="release without"),
     pytest.param(BLOCK + USE.replace("goto done;", "{ END; return; }"), "the block that it opens is not closed beside it", id="two ends"),
-    pytest.param(PLAIN.replace("BEGIN", "BEGIN(x)") + USE.replace("BEGIN;", "BEGIN(1);"), "it has parameters", id="parameters"),
-    pytest.param(PLAIN.replace("Ensure()", "Ensure();") + USE.replace("BEGIN;", "BEGIN"), "has no semicolon", id="no semicolon"),
 ]
+
+REWRITTEN = [
+    pytest.param(OTHER + PLAIN + USE, id="two definitions"),
+    pytest.param(PLAIN.replace("Ensure()", "Ensure(); g()") + USE, id="more"),
+    pytest.param(PLAIN.replace("END Py", "END g(); Py") + USE, id="more at the end"),
+    pytest.param(PLAIN.replace("BEGIN", "BEGIN(x)") + USE.replace("BEGIN;", "BEGIN(1);"), id="parameters"),
+    pytest.param(PLAIN.replace("Ensure()", "Ensure();") + USE.replace("BEGIN;", "BEGIN"), id="no semicolon"),
+]
+
+
+@pytest.mark.parametrize("text", REWRITTEN)
+def test_what_cannot_be_opened_is_rewritten_where_it_is_defined(migrator, text):
+    site, after = migrator.one(text)
+    assert site.outcome.value == "migrated"
+    use = USE[USE.index("{") :]
+    assert after.decode().count("if (s_ == NULL) { return; }") == 1
+    assert after.decode().endswith(use[-30:]) and b"PyGILState" not in after
 
 
 @pytest.mark.parametrize("text, reason", SKIPPED)

@@ -158,34 +158,6 @@ MIGRATED = [
 SKIPPED = [
     pytest.param(
         """
-        void f(int ready)
-        {
-            if (ready) {
-                PyGILState_STATE s = PyGILState_Ensure();
-                PyErr_Print();
-                PyGILState_Release(s);
-            }
-        }
-        """,
-        "depends on a condition or is in a loop",
-        id="in a condition",
-    ),
-    pytest.param(
-        """
-        void f(void)
-        {
-            for (;;) {
-                PyGILState_STATE s = PyGILState_Ensure();
-                PyErr_Print();
-                PyGILState_Release(s);
-            }
-        }
-        """,
-        "depends on a condition or is in a loop",
-        id="in a loop",
-    ),
-    pytest.param(
-        """
         void f(void)
         {
         #ifdef THREADS
@@ -197,7 +169,7 @@ SKIPPED = [
         #endif
         }
         """,
-        "depends on a condition or is in a loop",
+        "is in conditional compilation",
         id="in conditional compilation",
     ),
     pytest.param(

@@ -116,8 +116,9 @@ def test_wrong_values_are_refused(migrator, value):
 @pytest.mark.parametrize(
     "toml, message",
     [
-        ("callback = 1", "callback is not known; there are callbacks, defaults, view"),
+        ("callback = 1", "callback is not known; there are callbacks, defaults, user_data, view"),
         ("callbacks = 1", "callbacks is not a table"),
+        ("user_data = 1", "user_data is neither true nor false"),
         ("[callbacks]\nf = 1", "f is neither a failure value nor a table"),
         ("[callbacks.f]\nvaleu = '1'", "valeu is not known; there are accept, before, skip, value, view"),
         ("[callbacks.f]\naccept = 'yes'", "accept is neither true nor false"),

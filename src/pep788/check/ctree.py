@@ -646,6 +646,8 @@ def _scoped(file: CFile, node: Node) -> List[Event]:
     last = name.rsplit("::", 1)[-1]
     if node.type == "declaration" and node.child_by_field_name("declarator") is None:
         return []
+    if re.match(r"(?:::)?pep788::", name):
+        return []  # ours, which can be tested
     if last == names.SCOPED_ACQUIRE:
         return [Event(Kind.SCOPED_ACQUIRE, name, node)]
     if last == names.SCOPED_RELEASE and node.type == "declaration":

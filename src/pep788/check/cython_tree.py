@@ -108,7 +108,7 @@ def parse(path: str, data: bytes) -> CythonFile:
     Cython's parser is compiled and recurses without a limit: what is nested too deeply would crash it, so that is
     refused here, and what is left gets a stack that is large enough for it.
     """
-    text = data.decode("utf-8", "strict")
+    text = data.decode("utf-8", "strict").replace("\r\n", "\n")  # no line or column of a word changes
     if len(data) > MOST_BYTES or _nesting(text) > MOST_NESTING or _OPERATORS.search(text):
         raise CannotParse("too large or nested too deeply")
     outcome: List[Any] = []

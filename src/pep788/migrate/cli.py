@@ -19,8 +19,9 @@ from ..check import cli as check_cli
 DONE, OPEN, ERROR = 0, 1, 2
 INCLUDE = pathlib.Path(__file__).resolve().parent.parent / "include"
 EPILOG = (
-    "A PATH is a C, C++ or SWIG file, or a folder. The diff goes to stdout, the report to stderr. Exit status: 0 "
-    "nothing is left to decide, 1 a site needs a decision or failed, 2 wrong usage, or nothing could be written."
+    "A PATH is a C, C++, SWIG or Cython file, or a folder. The diff goes to stdout, the report to stderr. Exit "
+    "status: 0 nothing is left to decide, 1 a site needs a decision or failed, 2 wrong usage, or nothing "
+    "could be written."
 )
 
 
@@ -96,11 +97,13 @@ def _run(options: argparse.Namespace) -> int:
         if options.apply and report.after:
             if not options.allow_dirty:
                 writing.refuse_dirty(list(report.after))
-            copied = _vendored(options.vendor) if options.vendor and not engine_options.native else []
+            needed = options.vendor and (report.bindings or not engine_options.native)
+            copied = _vendored(options.vendor, report.bindings) if needed else []
             writing.write(report)
             report.notes += [f"wrote {path}" for path in copied]
-        elif options.vendor and report.after and not engine_options.native:
-            report.notes.append(f"--apply copies {vendor.HEADER_NAME} to {options.vendor}, too")
+        elif options.vendor and report.after and (report.bindings or not engine_options.native):
+            names = " and ".join([vendor.HEADER_NAME, *(f"that for {library}" for library in report.bindings)])
+            report.notes.append(f"--apply copies {names} to {options.vendor}, too")
     except (decisions.DecisionError, sources.SourceError, writing.NotWritten, vendor.VendorError) as error:
         return _fail(str(error))
     written = bool(options.apply and report.after)
@@ -124,8 +127,8 @@ def _decisions_file(named: Optional[str]) -> Optional[pathlib.Path]:
     return default if default.is_file() else None
 
 
-def _vendored(folder: str) -> List[str]:
-    files = vendor.plan(INCLUDE / vendor.HEADER_NAME, pathlib.Path(folder))
+def _vendored(folder: str, bindings: List[str]) -> List[str]:
+    files = vendor.plan(INCLUDE / vendor.HEADER_NAME, pathlib.Path(folder), bindings)
     return [str(file.path) for file in vendor.copy(files, force=False)]
 
 

@@ -39,20 +39,22 @@ class Decisions:
     defaults: Dict[str, str] = dataclasses.field(default_factory=dict)
     """Failure values by return type."""
     view: str = ""
+    user_data: bool = True
+    """A view may be kept in the struct that a callback is handed."""
     used: Set[str] = dataclasses.field(default_factory=set)
 
     def of(self, function: Function) -> Decision:
-        for key in self._keys(function):
+        return self.named(function.file.path, [shown_name(function), function.name])
+
+    def named(self, path: str, names: Sequence[str]) -> Decision:
+        """Of a function in this file; the first name says most."""
+        parts = path.split("/")
+        paths = ["/".join(parts[at:]) for at in range(len(parts))]
+        for key in [f"{path}:{name}" for path in paths for name in names] + list(names):
             if key in self.callbacks:
                 self.used.add(key)
                 return self.callbacks[key]
         return Decision()
-
-    def _keys(self, function: Function) -> List[str]:
-        names = list(dict.fromkeys([shown_name(function), function.name]))
-        parts = function.file.path.split("/")
-        paths = ["/".join(parts[at:]) for at in range(len(parts))]
-        return [f"{path}:{name}" for path in paths for name in names] + names
 
     def value(self, function: Function) -> Optional[str]:
         """The failure value of a function that returns one."""
@@ -87,16 +89,19 @@ def _read(path: pathlib.Path) -> Decisions:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DecisionError(f"{path}: {error}") from None
-    unknown = sorted(set(document) - {"callbacks", "defaults", "view"})
+    unknown = sorted(set(document) - {"callbacks", "defaults", "user_data", "view"})
     if unknown:
-        raise DecisionError(f"{path}: {unknown[0]} is not known; there are callbacks, defaults, view")
+        raise DecisionError(f"{path}: {unknown[0]} is not known; there are callbacks, defaults, user_data, view")
     callbacks = {name: _decision(entry, f"{path}: {name}") for name, entry in _table(document, "callbacks", path)}
     defaults = {
         normal_type(name): _expression(_text(value, f"{path}: {name}"), f"{path}: {name}")
         for name, value in _table(document, "defaults", path)
     }
     view = _text(document.get("view", ""), f"{path}: view")
-    return Decisions(callbacks, defaults, _expression(view, f"{path}: view"))
+    user_data = document.get("user_data", True)
+    if not isinstance(user_data, bool):
+        raise DecisionError(f"{path}: user_data is neither true nor false")
+    return Decisions(callbacks, defaults, _expression(view, f"{path}: view"), user_data)
 
 
 def _table(document: Mapping[str, Any], key: str, path: pathlib.Path) -> Any:

@@ -6,7 +6,8 @@ import difflib
 import re
 from typing import Iterable, List, Sequence
 
-from ..check.model import Edit
+from ..check.ctree import span_of
+from ..check.model import Edit, Span
 
 _REST_OF_LINE = re.compile(rb"[ \t]*(?://[^\n]*?[^\\\n]|//|/\*(?:(?!\*/)[^\n])*\*/[ \t]*)?(?=\r?\n|\r?\Z)")
 
@@ -24,6 +25,12 @@ def apply(data: bytes, edits: Iterable[Edit]) -> bytes:
         result += data[at : edit.start] + edit.text.encode("utf-8", "surrogateescape")
         at = edit.end
     return bytes(result + data[at:])
+
+
+def span(path: str, data: bytes, start: int, end: int) -> Span:
+    """These bytes, for a report."""
+    lines = [0, *(found.end() for found in re.finditer(rb"\n", data))]
+    return span_of(path, data, lines, start, end)
 
 
 def newline(data: bytes, at: int) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from typing import Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 from ..check import ctree, preprocessor, project, swig
 from ..check.ctree import CFile, Function, Node, walk
@@ -142,13 +142,16 @@ def choose(entries: List[Entry], file: CFile, swig_files: List[CFile]) -> Entry:
             f"where does {entry.module} run its own set-up? Its Py_mod_exec function is not in {entry.item.path}",
             'view = "EXPR" in the decisions file, for a view that you make and set up yourself',
         )
+    return entry
+
+
+def refuse_static(entry: Entry) -> None:
     if entry.subinterpreters:
         raise Asked(
             f"{entry.module} says that it supports several interpreters: which one is this callback for?",
             'view = "EXPR" in the decisions file: a PyInterpreterView * made with PyInterpreterView_FromCurrent where '
             "the callback is registered, and kept in its user data",
         )
-    return entry
 
 
 def _swig_module(file: CFile) -> str:
@@ -183,33 +186,41 @@ def module(entry: Entry, files: List[CFile], words: "set[bytes]") -> Module:
     return Module(entry, files, name, False)
 
 
-def include_of(path: str, vendored: Optional[str]) -> str:
+def include_of(path: str, vendored: Optional[str], header: str = HEADER) -> str:
     """The header as a file sees it: by its relative path where it is vendored."""
     if vendored is None:
-        return f"#include <{HEADER}>"
-    relative = os.path.relpath(os.path.join(vendored, HEADER), os.path.dirname(path) or ".").replace(os.sep, "/")
+        return f"#include <{header}>"
+    relative = os.path.relpath(os.path.join(vendored, header), os.path.dirname(path) or ".").replace(os.sep, "/")
     return f'#include "{relative}"'
 
 
-def changes(module: Module, vendored: Optional[str], native: bool) -> Dict[str, List[Edit]]:
-    """The edits by path; `native`: no supported Python needs the header."""
+def changes(
+    module: Module, vendored: Optional[str], native: bool, structs: Mapping[str, int]
+) -> Dict[str, List[Edit]]:
+    """The edits by path; `native`: no supported Python needs the header.
+
+    Without files the module needs no view, only its set-up. `structs` are places that need the header in front of them.
+    """
     found: Dict[str, List[Edit]] = {}
     owner = module.entry.item
+    made = _set_up(module, native)
+    if not module.files and made is None:
+        return {}
     files = {file.path: file for file in module.files}
     owner_file = files.get(owner.path) or _parsed(owner)
     for file in {owner.path: owner_file, **files}.values():
         lines = [] if native or includes(file.data) else [include_of(file.path, vendored)]
-        lines += _variable(module, file, owner_file)
+        lines += _variable(module, file, owner_file) if module.files else []
         if lines:
-            found.setdefault(file.path, []).append(_at_top(file, lines))
-    if not module.exists:
-        found.setdefault(owner.path, []).append(_set_up(module, native))
+            found.setdefault(file.path, []).append(at_top(file, lines, structs.get(file.path)))
+    if made is not None:
+        found.setdefault(owner.path, []).append(made)
     return found
 
 
-def include(file: CFile, vendored: Optional[str]) -> List[Edit]:
-    """For a file whose views are decided by its author."""
-    return [] if includes(file.data) else [_at_top(file, [include_of(file.path, vendored)])]
+def include(file: CFile, vendored: Optional[str], before: Optional[int]) -> List[Edit]:
+    """For a file that has no view of its own; `before`: a struct that needs it."""
+    return [] if includes(file.data) else [at_top(file, [include_of(file.path, vendored)], before)]
 
 
 def includes(data: bytes) -> bool:
@@ -232,11 +243,12 @@ def _variable(module: Module, file: CFile, owner: CFile) -> List[str]:
     return ["", *([f"{outside} {declared}"] if mixed and file.language == "cpp" else []), declared]
 
 
-def _at_top(file: CFile, lines: List[str]) -> Edit:
+def at_top(file: CFile, lines: List[str], before: Optional[int] = None) -> Edit:
     """Behind the last include in front of the first function, at a place that is compiled whenever the file is."""
     first = min((function.node.start_byte for function in file.functions), default=len(file.data))
+    first = first if before is None else min(first, before)
     place = None
-    for node in file.root.named_children:
+    for node in _top_level(file.root):
         has_include = node.type == "preproc_include" or (
             node.type in preprocessor.CONDITIONALS and any(n.type == "preproc_include" for n in walk(node))
         )
@@ -260,6 +272,15 @@ def _at_top(file: CFile, lines: List[str]) -> Edit:
     return Edit(end, end, "".join(line_end + line for line in lines))
 
 
+def _top_level(root: Node) -> List[Node]:
+    """What is in the file; in a header, what its include guard is around."""
+    nodes = [node for node in root.named_children if node.type != "comment"]
+    if len(nodes) == 1 and nodes[0].type == "preproc_ifdef" and nodes[0].children[0].type == "#ifndef":
+        if nodes[0].child_by_field_name("alternative") is None:
+            return list(nodes[0].named_children)
+    return list(root.named_children)
+
+
 def _in_special_block(file: CFile, at: int) -> bool:
     """In a block of a SWIG file that SWIG wraps, or that does not come before all code."""
     if not file.path.lower().endswith(SWIG_SUFFIXES):
@@ -268,10 +289,15 @@ def _in_special_block(file: CFile, at: int) -> bool:
     return file.data[edits.line_start(file.data, opening) : opening].strip() not in (b"", b"%header")
 
 
-def _set_up(module: Module, native: bool) -> Edit:
-    entry, view = module.entry, module.variable
+def _set_up(module: Module, native: bool) -> Optional[Edit]:
+    """The calls in the init function; None if nothing is to be done there."""
+    entry, view = module.entry, module.variable if module.files and not module.exists else None
+    body = entry.function.text if entry.function is not None else entry.item.data
+    header = not native and not module.exists and (module.files or b"Pep788_Init" not in body)
+    if view is None and not header:
+        return None
     if entry.function is None:
-        return _swig_set_up(module, native)
+        return _swig_set_up(module, view, native)
     data, function = entry.item.data, entry.function
     at, is_declaration = _before_first_action(function)
     end = edits.after_line(data, at)
@@ -285,11 +311,13 @@ def _set_up(module: Module, native: bool) -> Edit:
     return Edit(end, end, "".join(line_end + line for line in text))
 
 
-def _calls(view: str, leave: List[str], native: bool) -> List[str]:
+def _calls(view: Optional[str], leave: List[str], native: bool) -> List[str]:
     failed = ["\t" + line for line in leave]
-    init = [] if native else ["if (Pep788_Init() < 0) {", *failed, "}"]
-    made = f"if ({view} == NULL && ({view} = PyInterpreterView_FromMain()) == NULL) {{"
-    return [*init, made, "\tPyErr_NoMemory();", *failed, "}"]
+    lines = [] if native else ["if (Pep788_Init() < 0) {", *failed, "}"]
+    if view is not None:
+        made = f"if ({view} == NULL && ({view} = PyInterpreterView_FromMain()) == NULL) {{"
+        lines += [made, "\tPyErr_NoMemory();", *failed, "}"]
+    return lines
 
 
 def _before_first_action(function: Function) -> Tuple[int, bool]:
@@ -311,7 +339,7 @@ def _indent(data: bytes, function: Function) -> str:
     return edits.indentation(data, function.body.end_byte - 1) + "    "
 
 
-def _swig_set_up(module: Module, native: bool) -> Edit:
+def _swig_set_up(module: Module, view: Optional[str], native: bool) -> Edit:
     """An %init block behind the last block of code; what SWIG puts around it changed its type in 4.4."""
     data = module.entry.item.data
     last = max(found.end() for found in swig._CODE.finditer(data))
@@ -319,6 +347,6 @@ def _swig_set_up(module: Module, native: bool) -> Edit:
     at = end if end is not None else last
     line_end = edits.newline(data, at)
     failed = ["#if defined(SWIG_VERSION) && SWIG_VERSION >= 0x040400", "return -1;", "#else", "return NULL;", "#endif"]
-    lines = edits.indented(_calls(module.variable, failed, native), "    ", "    ")
+    lines = edits.indented(_calls(view, failed, native), "    ", "    ")
     lines = [line.strip() if line.strip().startswith("#") else line for line in lines]
     return Edit(at, at, "".join(line_end + line for line in ["", "%init %{", *lines, "%}"]))

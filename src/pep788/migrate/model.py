@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Dict, List, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
 
 from ..check.ctree import Function
 from ..check.model import Edit, Skip, Span
+
+if TYPE_CHECKING:
+    from .life import Store
+    from .macro_body import MacroChange
+    from .scoped import Module
 
 
 class Outcome(enum.Enum):
@@ -32,6 +37,12 @@ class Site:
     edits: Tuple[Edit, ...] = ()
     needs_view: bool = False
     """It takes the view that the module's init function makes."""
+    store: "Optional[Store]" = None
+    """The struct whose view it takes."""
+    macros: "Optional[MacroChange]" = None
+    """The macros that it goes through, which change for all their uses."""
+    module: "Optional[Module]" = None
+    """The module of pybind11 or nanobind whose view it takes."""
 
     def fail(self, outcome: Outcome, reason: str, options: Tuple[str, ...] = ()) -> None:
         self.outcome, self.reason, self.options, self.notes, self.edits = outcome, reason, options, (), ()
@@ -87,6 +98,8 @@ class Report:
     notes: List[str] = dataclasses.field(default_factory=list)
     set_up: Dict[str, List[Edit]] = dataclasses.field(default_factory=dict)
     """The edits that no site has: includes, views and the calls in module init, by path."""
+    bindings: List[str] = dataclasses.field(default_factory=list)
+    """The binding libraries that a header of ours is needed for."""
     before: Dict[str, bytes] = dataclasses.field(default_factory=dict)
     after: Dict[str, bytes] = dataclasses.field(default_factory=dict)
 

@@ -14,6 +14,7 @@ from ..check.flow import Flow
 from ..check.model import Edit
 from ..check.project import Project, embeds, type_of
 from ..check.rules.p106_state_type import PRIMITIVE
+from ..check.sources import SWIG_SUFFIXES
 from . import edits
 from .decisions import Decision, Decisions
 from .model import Asked, Outcome, Refused, Site, shown_name
@@ -33,6 +34,13 @@ ENDS = re.compile(
 ALLOCATES = re.compile(r"alloc|dup$|(?:^|_)(?:new|create|open)(?:_|$)", re.I)
 FREES = re.compile(r"free|delete|destroy|close", re.I)
 T = TypeVar("T")
+Twins = Callable[[Function], Optional[List[Tuple[Project, Function]]]]
+LOOPS = ("while_statement", "do_statement", "for_statement", "for_range_loop")
+BLOCKS = frozenset(
+    "compound_statement if_statement else_clause switch_statement case_statement labeled_statement try_statement "
+    "catch_clause".split()
+).union(LOOPS)
+"""What the Ensure may be in: what a return would skip is looked at there."""
 _OF_PYTHON = re.compile(r"_?Py_?(?!Thread_|Mutex_)[A-Z]|Pep788_")
 
 
@@ -43,29 +51,33 @@ def migrate(
     ensure: Event,
     decisions: Decisions,
     view: Callable[[], str],
+    twins: Twins,
 ) -> Site:
-    """The migrated site; raises NotMigrated, with all questions at once. `view` gives the expression, or asks."""
+    """The migrated site; raises NotMigrated, with all questions at once. `view` gives the expression, or asks.
+
+    `twins` gives the function with the macros expanded that may leave it, or None if there are none in it.
+    """
     decision = decisions.of(function)
     if decision.skip:
         raise Refused(f"by decision: {decision.skip}")
-    _refuse_kind(project, function, ensure)
+    refuse_kind(project, function, ensure)
     pair = kind(project, function, ensure)
-    pair.refuse_unseen()
+    pair.refuse_unseen(twins)
     questions: List[Asked] = []
     if not decision.accept:
-        _or_ask(pair.ask_what_is_left_out, questions)
-    leave = _or_ask(lambda: _leave(function, decision, decisions), questions)
-    expression = decision.view or _or_ask(view, questions)
+        or_ask(pair.ask_what_is_left_out, questions)
+    leave = or_ask(lambda: leave_statements(function, decision, decisions), questions)
+    expression = decision.view or or_ask(view, questions)
     if questions or leave is None or expression is None:
         options = dict.fromkeys(option for question in questions for option in question.options)
         raise Asked(" And ".join(question.reason for question in questions), *options)
     notes = tuple(pair.notes())
     changes = tuple(pair.edits(expression, leave))
     span = function.file.span(ensure.node)
-    return Site(span, shown_name(function), Outcome.MIGRATED, notes=notes, edits=changes, needs_view=not decision.view)
+    return Site(span, shown_name(function), Outcome.MIGRATED, notes=notes, edits=changes)
 
 
-def _or_ask(get: Callable[[], T], questions: List[Asked]) -> Optional[T]:
+def or_ask(get: Callable[[], T], questions: List[Asked]) -> Optional[T]:
     try:
         return get()
     except Asked as question:
@@ -73,11 +85,11 @@ def _or_ask(get: Callable[[], T], questions: List[Asked]) -> Optional[T]:
         return None
 
 
-def _refuse_kind(project: Project, function: Function, ensure: Event) -> None:
+def refuse_kind(project: Project, function: Function, ensure: Event) -> None:
+    _refuse_swig_code(function)
     if embeds(function):
         raise Refused("the function starts or ends Python itself")
-    if function.is_lambda:
-        raise Refused("a lambda: what it returns need not be written down")
+    refuse_lambda_with_value(function)
     if function.is_constructor:
         raise Refused("a constructor cannot report failure: keep a pep788::attached in the object and test it")
     if not project.pairs(function, ensure):
@@ -86,10 +98,30 @@ def _refuse_kind(project: Project, function: Function, ensure: Event) -> None:
         raise Refused("what PyGILState_Ensure gives is not kept")
 
 
-def _leave(function: Function, decision: Decision, decisions: Decisions) -> List[str]:
+def _refuse_swig_code(function: Function) -> None:
+    """The body of a directive such as `%exception`: a return there would leave a function of SWIG's."""
+    if function.file.path.lower().endswith(SWIG_SUFFIXES):
+        data, start = function.file.data, int(function.body.start_byte)
+        head = re.split(rb"[{};]", data[edits.line_start(data, start) : start])[-1]
+        if b"%" in head:
+            raise Refused("SWIG copies this code into functions of its own")
+
+
+def refuse_lambda_with_value(function: Function) -> None:
+    """What a lambda returns need not be written down, so it is looked for; those inside of it are others."""
+    if function.is_lambda:
+        declarator = function.declarator.children if function.declarator is not None else ()
+        nodes = walk(function.body, skip=frozenset({"lambda_expression"}))
+        if any(child.type == "trailing_return_type" for child in declarator) or any(
+            node.type == "return_statement" and node.named_children for node in nodes
+        ):
+            raise Refused("a lambda that returns something, and has no name for a decision")
+
+
+def leave_statements(function: Function, decision: Decision, decisions: Decisions) -> List[str]:
     """What runs on failure, as lines."""
     lines = [decision.before] if decision.before else []
-    if function.return_type == "void" or function.is_destructor:
+    if function.return_type == "void" or function.is_destructor or function.is_lambda:
         return [*lines, "return;"]
     if not function.return_type:
         raise Refused("what it returns is not written down")
@@ -114,18 +146,38 @@ class Pair:
         self.ensure = ensure
         self.key = ensure.key
         self.releases = project.pairs(function, ensure)
-        self.flows: List[Flow] = project.flows(function)
         self.statement = statement_of(ensure.node)
 
     # --- what must hold
 
-    def refuse_unseen(self) -> None:
+    def refuse_unseen(self, twins: Twins) -> None:
         self._refuse_variable()
         self._refuse_place()
-        if not self.flows:
+        for one in self._to_follow(twins):
+            one._refuse_flows()
+
+    def _refuse_flows(self) -> None:
+        flows = self.project.flows(self.function)
+        if not flows:
             raise Refused("its paths cannot be followed")
-        for flow in self.flows:
+        for flow in flows:
             self._refuse_paths(flow)
+
+    def _to_follow(self, twins: Twins) -> "Iterator[Pair]":
+        """Itself, or the same pair in the twins of its function."""
+        found = twins(self.function)
+        if found is None:
+            yield self
+            return
+        mine = self.function.of(Kind.ENSURE)
+        for own, twin in found:
+            ensures = twin.of(Kind.ENSURE)
+            if [event.key for event in ensures] != [event.key for event in mine]:
+                found = []
+                break
+            yield Pair(own, twin, ensures[mine.index(self.ensure)])
+        if not found:
+            raise Refused("a macro in it may leave it, and cannot be followed")
 
     def _refuse_variable(self) -> None:
         declared = (type_of(self.function, self.key) or "").strip()
@@ -198,11 +250,18 @@ class Pair:
     def _refuse_place(self) -> None:
         if not self._fits_place():
             raise Refused("PyGILState_Ensure is part of a larger expression")
+        for block in self._around():
+            if block.type not in BLOCKS:
+                raise Refused(f"PyGILState_Ensure is in {what(block)}")
+        if self.statement.parent.type not in ("compound_statement", "case_statement"):
+            raise Refused("PyGILState_Ensure is in no block of its own: its test would not go with it")
+
+    def _around(self) -> Iterator[Node]:
+        """What the statement of the Ensure is in, the function's own block apart."""
         block = self.statement.parent
-        while block is not None and block.type == "compound_statement" and block != self.function.body:
+        while block is not None and block != self.function.body:
+            yield block
             block = block.parent
-        if block != self.function.body:
-            raise Refused("PyGILState_Ensure depends on a condition or is in a loop")
 
     def _fits_place(self) -> bool:
         """It is all that its statement does: initializes the variable or is assigned to it."""
@@ -231,6 +290,8 @@ class Pair:
         before = self._is_begun()
         if before is not None:
             self._ask(before, "was done before; is it right to return without undoing it?")
+        for node in self._in_loops():
+            self._ask(node, "is in a loop that is left on failure, and would not be done again; may it be left out?")
         for node in self._after_release():
             self._ask(node, "is outside of the pair and would not be done on failure; may it be left out?")
         for node, name in self._calls(self.statement.end_byte):
@@ -262,6 +323,30 @@ class Pair:
             if self._changes_more_than_locals(node):
                 return node
         return None
+
+    def _in_loops(self) -> Iterator[Node]:
+        """What the loops around the pair do, the pair and what follows it apart."""
+        end = self.statement.start_byte
+        last = max(release.node.end_byte for release in self.releases)
+        for loop in self._around():
+            if loop.type in LOOPS and not self._runs_once(loop):
+                for node in walk(loop):
+                    if node.end_byte <= end or node.start_byte >= last:
+                        if self._has_effect(node):
+                            yield node
+
+    def _runs_once(self, loop: Node) -> bool:
+        return loop.type == "do_statement" and self._condition(loop) in ("0", "false")
+
+    def _condition(self, loop: Node) -> str:
+        return self.file.text(loop.child_by_field_name("condition")).strip("() ")
+
+    def _has_effect(self, node: Node) -> bool:
+        if node.type == "call_expression":
+            return not _OF_PYTHON.match(self._called(node))
+        return node.type in ("delete_expression", "throw_statement", "new_expression") or (
+            self._changes_more_than_locals(node)
+        )
 
     def _calls(self, start: int) -> Iterator[Tuple[Node, str]]:
         """Calls from here on that are not Python's."""
@@ -301,13 +386,21 @@ class Pair:
                 yield following
                 if following.type == "return_statement":
                     return
-                if following.type in ("goto_statement", "break_statement", "continue_statement"):
+                if following.type == "goto_statement":
                     yield from self._from_labels(following)
+                    return
+                if following.type in ("break_statement", "continue_statement"):
+                    node = self._left_by(following)
                     break
                 following = following.next_named_sibling
-            if following is not None and following.type == "goto_statement":
-                return
+            node = node.parent if node != self.function.body else None
+
+    def _left_by(self, jump: Node) -> Node:
+        """The loop or the switch that a `break` or `continue` is of."""
+        node = jump
+        while node != self.function.body and node.type not in (*LOOPS, "switch_statement"):
             node = node.parent
+        return node
 
     def _from_labels(self, jump: Node) -> Iterator[Node]:
         label = jump.child_by_field_name("label")
@@ -343,6 +436,11 @@ class Pair:
 
     # --- the edits
 
+    @property
+    def _failed(self) -> str:
+        """The condition, if it is not that the variable is NULL."""
+        return ""
+
     def edits(self, view: str, leave: List[str]) -> Iterator[Edit]:
         yield from self._retype()
         call = self.ensure.node
@@ -362,13 +460,18 @@ class Pair:
         data, end = self.file.data, self.statement.end_byte
         null = "nullptr" if self.file.language == "cpp" and b"nullptr" in data else "NULL"
         at = edits.after_line(data, end)
+        failed = self._failed or f"{self.key} == {null}"
         if at is None:  # more code on the same line
-            return Edit(end, end, f" if ({self.key} == {null}) {{ {' '.join(leave)} }}")
+            return Edit(end, end, f" if ({failed}) {{ {' '.join(leave)} }}")
         indent = edits.indentation(data, self.statement.start_byte)
         level = edits.unit(indent, edits.indentation(data, self.statement.parent.end_byte - 1))
-        lines = [f"if ({self.key} == {null}) {{", *("\t" + line for line in leave), "}"]
+        lines = [f"if ({failed}) {{", *("\t" + line for line in leave), "}"]
         line_end = edits.newline(data, at)
         return Edit(at, at, "".join(line_end + line for line in edits.indented(lines, indent, level)))
+
+
+def what(block: Node) -> str:
+    return "conditional compilation" if block.type.startswith("preproc_") else f"a construct ({block.type})"
 
 
 def statement_of(node: Node) -> Node:
