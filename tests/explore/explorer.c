@@ -11,7 +11,8 @@
  * Left out are only interleavings that differ from explored ones in nothing a thread can notice. A loop that waits
  * (PEP788_SPIN, a spin lock) blocks until the word it looks at changes. Loads of words that no other thread can write
  * at that time (constants; phase and current under their lock) happen with the operation before them; it is checked
- * that those words are written under the lock only.
+ * that those words are written under the lock only. So do operations on words that no other thread of the scenario ever
+ * looks at (what kept states need, where nobody keeps one).
  *
  * Memory: sequential consistency, or with -DTSO a store buffer per thread (x86): what is not a read-modify-write or a
  * seq_cst store may become visible to others later.
@@ -94,6 +95,7 @@ static void after_write(word_t *at, word_t before, word_t after, int is_sub);
 static void note(const char *what, const word_t *at, word_t value, word_t result, const char *more);
 static int nobody_can_write(const word_t *at);
 static int is_lock(const word_t *at);
+static int nobody_looks_at(const word_t *at);
 
 static void *allocate(size_t size)
 {
@@ -156,6 +158,9 @@ static void flush_one(thread_t *t)
 
 static word_t explore_load(const word_t *at, const char *what)
 {
+    if (nobody_looks_at(at)) {
+        return *at;
+    }
     if (!nobody_can_write(at)) {
         pause_for(STEP, what, at, 0);
     }
@@ -168,6 +173,10 @@ static word_t explore_load(const word_t *at, const char *what)
 static void explore_store(word_t *at, word_t value, const char *what, int buffered)
 {
     word_t before;
+    if (nobody_looks_at(at)) {
+        *at = value;
+        return;
+    }
     pause_for(buffered ? STEP : DRAINED, what, at, value);
     advanced = 1;
     if (buffered && TSO) {
@@ -211,6 +220,10 @@ static word_t explore_add(word_t *at, word_t value, const char *what)
 
 static int explore_cas(word_t *at, word_t *expected, word_t value, const char *what)
 {
+    if (nobody_looks_at(at)) {
+        *at = value;
+        return 1;
+    }
     pause_for(is_lock(at) && *expected == 0 ? LOCK : DRAINED, what, at, value);
     last_at = at;
     last_value = *at;
@@ -509,7 +522,9 @@ static void checked_drop_all_kept(pep788_coordinator *first)
             fail("the wait ended with an open guard (G3, G10)");
         }
     }
-    pep788_drop_all_kept(first);
+    if (kept_of[0].first != NULL) {
+        pep788_drop_all_kept(first);
+    }
 }
 
 #define pep788_now explore_now
@@ -667,6 +682,18 @@ static int nobody_can_write(const word_t *at)
         pep788_record *r = records[i];
         if (r != late_r && (at == &r->coordinator || at == &r->interp
                             || (at == &r->current && arena.owner[index_of(coordinator_of(r))] == self))) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* `light` and the locks of homes, where no thread has a kept state; the former is used under its interpreter's lock. */
+static int nobody_looks_at(const word_t *at)
+{
+    int i;
+    for (i = 0; i < n_records && kept_of[0].first == NULL; i++) {
+        if (at == &records[i]->light || at == &records[i]->home.lock) {
             return 1;
         }
     }

@@ -137,8 +137,9 @@ class Expander:
         """A project of the expanded file: what it still has of macros is known."""
         path = expanded.file.path
         known = {} if self.pairs else self.whole.known_in[path]
-        harmless = self.whole.harmless | set(self.definitions)
-        return Project(files=[expanded.file], harmless=harmless - set(known), known_in={path: known})
+        others = {name: macros for name, macros in self.definitions.items() if name not in known}
+        others = {**{n: m for found in self.whole.others.values() for n, m in found.items()}, **others}
+        return Project(files=[expanded.file], others={path: others}, known_in={path: known})
 
     def _text(self, text: str, met: bool) -> Tuple[str, List[Use]]:
         result: List[str] = []
