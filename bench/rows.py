@@ -321,6 +321,7 @@ CONTENDERS = (
     ("process", "import", "import pep788", "µs"),
     ("process", "exit without", "exit of a process without pep788", "µs"),
     ("process", "exit with", "exit of a process that imported pep788", "µs"),
+    ("process", "exit json", "exit of a process that imported json, for comparison", "µs"),
     ("process", "whole without", "a process without pep788, start to end", "µs"),
     ("process", "whole with", "a process that imports pep788, start to end", "µs"),
     ("shield", "pair", "added to PyGILState_Ensure + Release, attached", "ns"),

@@ -222,7 +222,7 @@ class Bench:
         if run_child(["-c", "import pep788"]).returncode:
             say("failed", group="process", why="pep788 is not installed here")
             return
-        programs = {"without": WITHOUT, "with": WITH}
+        programs = {"without": WITHOUT, "with": WITH, "json": f"import json; {WITHOUT}"}
         for program in programs.values():
             one_process(program)
         for number in range(4 * self.settings.repeats):
