@@ -132,7 +132,8 @@ class Bench:
         if "callbacks" in groups:
             steps += [functools.partial(self.library, name, make_tick()) for name in LIBRARIES]
         if "close" in groups:
-            steps += [functools.partial(modules.close, self.builder, always=always) for always in {self.settings.always, False}]
+            kinds = {self.settings.always, False}
+            steps += [functools.partial(modules.close, self.builder, always=always) for always in kinds]
         for step in steps:
             with contextlib.suppress(modules.BuildError):
                 step()

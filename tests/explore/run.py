@@ -352,8 +352,8 @@ def describe_limits() -> None:
 What this does not show: three threads, each a short program; every interleaving of those, not of more. Memory is
 sequentially consistent or x86-TSO. Not covered: reordering of loads, and stores seen in different orders by different
 threads, which ARM and POWER allow where the order is weaker than the named one; the header has no such operation
-outside its locks except acquire loads and release stores, and the stores that membarrier orders; that plain data is ordered by them is what ThreadSanitizer
-checks (make sanitize).""")
+outside its locks except acquire loads and release stores, and the stores that membarrier orders; that plain data is
+ordered by them is what ThreadSanitizer checks (make sanitize).""")
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
