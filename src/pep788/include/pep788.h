@@ -4527,7 +4527,7 @@ PEP788_NOT_INLINE PyThreadStateToken *pep788_ensure_kept_slowly(PyInterpreterVie
  * As PyThreadState_EnsureFromView, for threads that call back often: on a thread
  * without a thread state the one it makes is kept and re-attached by later calls
  * of the same thread, with the same thread-locals, context and
- * threading.current_thread(), for a seventh (3.14+) to a third (3.11-3.13) of the
+ * threading.current_thread(), for a tenth (3.14+) to a fifth (3.11-3.13) of the
  * cost. In between it is detached, holds nothing up, and for
  * PyGILState_GetThisThreadState() it is not there. It is deleted when the thread
  * exits or that interpreter finalizes, whichever is first. Any thread, at any
