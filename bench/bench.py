@@ -279,7 +279,9 @@ def busy(seconds: float = 0.5) -> float:
 
 def machine() -> dict[str, str]:
     """By pyperf, which knows where the systems keep these things; what names the machine or its owner is left out."""
-    basic = {"platform": platform.platform(), "cpu_count": str(os.cpu_count()), "cpu_model_name": platform.processor()}
+    basic = {"platform": platform.platform(), "cpu_count": str(os.cpu_count())}
+    if platform.processor():  # Linux seldom tells
+        basic["cpu_model_name"] = platform.processor()
     if importlib.util.find_spec("pyperf") is None:
         return basic
     with tempfile.TemporaryDirectory() as scratch:
