@@ -58,7 +58,8 @@ def measured(results: Mapping[str, Any], group: str) -> dict[str, Mapping[str, A
 
 def foot(figure: Any, results: Mapping[str, Any]) -> None:
     machine = results["machine"]
-    text = f"{machine.get('cpu_model_name') or machine.get('platform', '?')}, {machine.get('cpu_count', '?')} processors; {results['date'][:10]}"
+    name = machine.get("cpu_model_name") or machine.get("platform", "?")
+    text = f"{name}, {machine.get('cpu_count', '?')} processors; {results['date'][:10]}"
     text += f"; medians of {results['repeats']} rounds, lines: quartiles"
     text += "; --quick, not to be quoted" if results.get("quick") else ""
     text += "; others used the machine meanwhile" if tables.busy_columns(results) else ""
