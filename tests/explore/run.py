@@ -198,6 +198,8 @@ MUTANTS = [
            r"            pep788_dim\(r\);\n", "", "kept-link"),
     Mutant("kept: a state that is in use is deleted", "pep788_drop_kept",
            r"\(pep788_load_acquire\(&k->light\) == 0\n\s*&& (.*?PEP788_KEPT_GONE\))\)", r"(\1)", "kept-abandon"),
+    Mutant("kept: the child of a fork inherits a held lock", "pep788_after_fork_in_child",
+           r"    pep788_store_relaxed\(&r->home.lock, \(pep788_word\)0\);\n", "", "kept-fork"),
     Mutant("kept: the child of a fork waits for the parent's", "pep788_kept_in_child",
            r"k->light = k->guard = 0;", "k->guard = 0;", "kept-fork"),
 ]

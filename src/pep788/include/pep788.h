@@ -1235,6 +1235,7 @@ static inline void pep788_after_fork_in_child(pep788_record *r)
 {
     pep788_coordinator *c = PEP788_PTR(pep788_coordinator, r->coordinator);
     pep788_word phase, status = pep788_load_acquire(&r->status);
+    pep788_store_relaxed(&r->home.lock, (pep788_word)0);
     if (c == NULL || (status != PEP788_LIVE && status != PEP788_ENDING)) {
         return;
     }
@@ -2524,7 +2525,9 @@ static inline void pep788_drop_kept(pep788_home *home, int how)
 static inline void pep788_kept_in_child(pep788_home *home)
 {
     pep788_kept *k;
+#if PEP788_NATIVE
     home->lock = 0;
+#endif
     home->first = NULL;
     pep788_kept_shared.lock = 0;
     pep788_forget_slot();
