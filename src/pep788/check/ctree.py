@@ -358,7 +358,7 @@ def mask(data: bytes, statements: Sequence[str]) -> bytes:
         end = _end_of_use(data, found.end())
         after = data[end : end + 1]
         following = data[end : end + 200].lstrip(b" \t\r\n")[:1] if after.isspace() else after
-        if after.isspace() and following not in (b";", b",", b")", b"(") and not _in_directive(data, found.start()):
+        if after.isspace() and following not in (b";", b",", b")", b"(") and not in_directive(data, found.start()):
             result[end] = ord(";")
     return bytes(result)
 
@@ -376,7 +376,7 @@ def _end_of_use(data: bytes, at: int) -> int:
     return at
 
 
-def _in_directive(data: bytes, at: int) -> bool:
+def in_directive(data: bytes, at: int) -> bool:
     """Whether this byte belongs to a preprocessor line, continued ones included."""
     start = data.rfind(b"\n", 0, at) + 1
     while data[max(0, start - 3) : start].rstrip(b"\r\n")[-1:] == b"\\":

@@ -223,9 +223,9 @@ def _texts(whole: Project) -> Dict[str, bytes]:
 def _suppress(report: Report, texts: Dict[str, bytes]) -> None:
     """Comments: `pep788: ignore[P101]` on the line or alone on the one before, `ignore-file[...]` anywhere."""
     kept = []
-    comments = {path: list(_comments(texts[path])) for path in {f.span.path for f in report.findings} & set(texts)}
+    comments = {path: list(suppressions(texts[path])) for path in {f.span.path for f in report.findings} & set(texts)}
     for finding in report.findings:
-        if any(_covers(comment, finding) for comment in comments.get(finding.span.path, ())):
+        if any(c.covers(finding.span.line, (finding.rule,)) for c in comments.get(finding.span.path, ())):
             report.suppressed += 1
         else:
             kept.append(finding)
@@ -234,12 +234,19 @@ def _suppress(report: Report, texts: Dict[str, bytes]) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Comment:
+class Suppression:
+    """A comment: the lines it is for (None: all) and the rules, or the beginnings of their ids (none: all)."""
+
     lines: Optional[Tuple[int, ...]]
     rules: Tuple[str, ...]
 
+    def covers(self, line: int, rules: Iterable[str]) -> bool:
+        """Whether it is for one of these rules on that line."""
+        here = self.lines is None or line in self.lines
+        return here and (not self.rules or any(rule.startswith(self.rules) for rule in rules))
 
-def _comments(data: bytes) -> Iterator[_Comment]:
+
+def suppressions(data: bytes) -> Iterator[Suppression]:
     if b"pep788" not in data:
         return
     for number, line in enumerate(data.decode("utf-8", "replace").split("\n"), 1):
@@ -248,9 +255,4 @@ def _comments(data: bytes) -> Iterator[_Comment]:
             rules = tuple(filter(None, re.split(r"[,\s]+", found.group("rules") or "")))
             alone = not line[: found.start()].strip(" \t/*#")
             lines = None if found.group("file") else (number, number + 1) if alone else (number,)
-            yield _Comment(lines, rules)
-
-
-def _covers(comment: _Comment, finding: Finding) -> bool:
-    here = comment.lines is None or finding.span.line in comment.lines
-    return here and (not comment.rules or finding.rule.startswith(comment.rules))
+            yield Suppression(lines, rules)

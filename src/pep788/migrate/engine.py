@@ -309,7 +309,7 @@ class Run:
         for item in self.items.values():
             for found in _ENSURE_OR_LITERAL.finditer(item.data):
                 at = found.start()
-                if found.group("name") and (item.path, at) not in seen and not ctree._in_directive(item.data, at):
+                if found.group("name") and (item.path, at) not in seen and not ctree.in_directive(item.data, at):
                     span = edits.span(item.path, item.data, at, found.end())
                     yield Site(span, "", Outcome.SKIPPED, NOT_SEEN)
 

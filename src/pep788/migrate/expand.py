@@ -103,7 +103,7 @@ class Expander:
         seen = {use.at for expanded in found for use in expanded.uses}
         for token in TOKEN.finditer(text):
             if token.group("name") in wanted and token.start() not in seen and len(found) < MOST_VARIANTS:
-                if not ctree._in_directive(file.data, token.start()):
+                if not ctree.in_directive(file.data, token.start()):
                     found.append(self.file(file, Chosen(True, needed(text, token.start()))))
                     seen |= {use.at for use in found[-1].uses}
         return found

@@ -16,13 +16,9 @@ class Ignored:
 
     def __init__(self, texts: Dict[str, bytes]) -> None:
         self._texts = texts
-        self._comments: Dict[str, List[engine._Comment]] = {}
+        self._comments: Dict[str, List[engine.Suppression]] = {}
 
     def covers(self, span: Span) -> bool:
         if span.path not in self._comments:
-            self._comments[span.path] = list(engine._comments(self._texts.get(span.path, b"")))
-        return any(self._is_meant(comment, span) for comment in self._comments[span.path])
-
-    def _is_meant(self, comment: engine._Comment, span: Span) -> bool:
-        here = comment.lines is None or span.line in comment.lines
-        return here and (not comment.rules or any(rule.startswith(comment.rules) for rule in RULES))
+            self._comments[span.path] = list(engine.suppressions(self._texts.get(span.path, b"")))
+        return any(comment.covers(span.line, RULES) for comment in self._comments[span.path])

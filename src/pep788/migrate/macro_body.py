@@ -150,7 +150,7 @@ class Group:
             alive = file.root.text
             for found in TOKEN.finditer(file.data.decode("latin-1")):
                 at = found.start()
-                if found.group("name") not in names or at in known or ctree._in_directive(file.data, at):
+                if found.group("name") not in names or at in known or ctree.in_directive(file.data, at):
                     continue
                 if not alive[at : at + 1].strip():
                     continue  # not compiled on any version
