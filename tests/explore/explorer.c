@@ -1102,39 +1102,27 @@ static void user_of_both_copies(void)
 }
 
 /* Holds a guard of before the wait: while it does, acquiring must work. */
-static void holder(void)
+static void hold(pep788_record *r, void (*give_back)(pep788_record *))
 {
-    guard_t another = enter(main_r);
-    if (another.cell == NULL && !arena.abandoned[0]) {
-        fail("a thread that holds an old guard was refused");
+    guard_t another = enter(r);
+    if (another.cell == NULL && !arena.abandoned[index_of(coordinator_of(r))]) {
+        fail("a thread was refused that holds an old guard, or uses its kept state since before the wait");
     }
-    leave(old_guard);
+    give_back(r);
     if (another.cell != NULL) {
         leave(another);
     }
 }
 
-static void holder_of_sub(void)
-{
-    guard_t another = enter(sub_r);
-    if (another.cell == NULL && !arena.abandoned[1]) {
-        fail("a thread that holds an old guard was refused");
-    }
-    leave(old_guard);
-    if (another.cell != NULL) {
-        leave(another);
-    }
-}
-
+static void close_old_guard(pep788_record *unused) { (void)unused; leave(old_guard); }
+static void holder(void) { hold(main_r, close_old_guard); }
+static void holder_of_sub(void) { hold(sub_r, close_old_guard); }
 static void holder_closes(void) { leave(old_guard); }
 
 /* Inside an Ensure: takes what it needs to finish. */
-static void insider(void)
+static void take_inside(void)
 {
-    guard_t outer = enter(main_r), inner;
-    if (outer.cell == NULL) {
-        return;
-    }
+    guard_t inner;
     me->depth++;
     inner = enter(main_r);
     if (inner.cell == NULL) {
@@ -1142,7 +1130,15 @@ static void insider(void)
     }
     leave(inner);
     me->depth--;
-    leave(outer);
+}
+
+static void insider(void)
+{
+    guard_t outer = enter(main_r);
+    if (outer.cell != NULL) {
+        take_inside();
+        leave(outer);
+    }
 }
 
 static void insider_of_copy(void)
@@ -1384,44 +1380,18 @@ static void kept_holder_ends(void) { light_off(sub_r); }
 /* Is light since before the wait: while it is, acquiring must work. */
 static void kept_holder(void)
 {
-    guard_t guard = enter(main_r);
-    if (guard.cell == NULL && !arena.abandoned[0]) {
-        fail("a thread whose kept state is in use since before the wait was refused");
-    }
-    light_off(main_r);
-    if (guard.cell != NULL) {
-        leave(guard);
-    }
+    hold(main_r, light_off);
     use_kept(main_r, 1);
 }
 
-static void kept_holder_of_sub(void)
-{
-    guard_t guard = enter(sub_r);
-    if (guard.cell == NULL && !arena.abandoned[1]) {
-        fail("a thread whose kept state is in use since before the wait was refused");
-    }
-    light_off(sub_r);
-    if (guard.cell != NULL) {
-        leave(guard);
-    }
-}
+static void kept_holder_of_sub(void) { hold(sub_r, light_off); }
 
-/* Inside an Ensure: takes what it needs to finish. */
 static void kept_insider(void)
 {
-    guard_t inner;
-    if (!light_on(main_r)) {
-        return;
+    if (light_on(main_r)) {
+        take_inside();
+        light_off(main_r);
     }
-    me->depth++;
-    inner = enter(main_r);
-    if (inner.cell == NULL) {
-        fail("a thread inside an Ensure was refused");
-    }
-    leave(inner);
-    me->depth--;
-    light_off(main_r);
 }
 
 static void kept_starver(void)

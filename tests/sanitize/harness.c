@@ -41,8 +41,7 @@ static void fail(const char *what)
     abort();
 }
 
-/* Where the system has no membarrier, all kept states are FENCED. */
-static int membarrier_works;
+enum { PRIVATE_EXPEDITED = 8, PRIVATE_EXPEDITED_REGISTER = 16 };     /* <linux/membarrier.h> */
 
 static int call_membarrier(int command)
 {
@@ -56,7 +55,7 @@ static int call_membarrier(int command)
 
 static void barrier(void)
 {
-    if (call_membarrier(8) != 0) {
+    if (call_membarrier(PRIVATE_EXPEDITED) != 0) {
         fail("membarrier");
     }
 }
@@ -600,6 +599,7 @@ int main(int argc, char **argv)
     pthread_t takers[TAKERS];
     uint32_t random = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 1;
     int i, really_fork = argc > 3 && strcmp(argv[3], "fork") == 0;
+    int membarrier_works;       /* else all kept states are FENCED */
     double end = pep788_now() + (argc > 1 ? atof(argv[1]) : 1.0);
     life = 1;
     pep788_shared.ops.abi = other_ops.abi = PEP788_ABI;
@@ -608,7 +608,7 @@ int main(int argc, char **argv)
     other_ops.thread_depth = no_depth;
     pep788_shared.main.shards = other_copy.shards = PEP788_SHARDS;
     pep788_shared.ops.drop_kept = other_ops.drop_kept = pep788_drop_kept;
-    membarrier_works = call_membarrier(16) == 0;
+    membarrier_works = call_membarrier(PRIVATE_EXPEDITED_REGISTER) == 0;
     for (i = 0; i < TAKERS; i++) {
         entries[i].state = PEP788_KEPT_GONE;
         entries[i].home = &pep788_shared.main.home;

@@ -1013,15 +1013,13 @@ static inline void pep788_begin_wait(pep788_coordinator *first, int all)
     pep788_unlock_set(first, all);
 }
 
-/* Guards open on one interpreter; `young`: only those on the current rows. */
-static inline size_t pep788_count(pep788_coordinator *c, int old, int young)
+/* Guards open on one interpreter; `young`: those on the current rows, too. */
+static inline size_t pep788_count(pep788_coordinator *c, int young)
 {
     size_t n = 0;
     pep788_record *r;
     for (r = c->records; r != NULL; r = r->next) {
-        if (old) {
-            n += pep788_row_count(r, pep788_other(r));
-        }
+        n += pep788_row_count(r, pep788_other(r));
         if (young) {
             n += pep788_row_count(r, PEP788_PTR(pep788_cell, r->current));
         }
@@ -1036,7 +1034,7 @@ static inline int pep788_ready_locked(pep788_coordinator *first, int all)
     int drain = pep788_load_acquire(&first->phase) == PEP788_PHASE_DRAIN;
     PEP788_EACH(c, first, all) {
         if (pep788_load_acquire(&c->phase) != PEP788_PHASE_CLOSED
-            && pep788_count(c, 1, !drain) != 0) {
+            && pep788_count(c, !drain) != 0) {
             return 0;
         }
     }
@@ -2434,28 +2432,37 @@ static inline pep788_kept *pep788_keep(pep788_home *home, PyThreadState *fresh)
     return k;
 }
 
-#define PEP788_NOT_IN_ORDER \
-    "Pep788_ReleaseKept: the thread state that Pep788_EnsureKept left is not attached; " \
-    "release tokens in reverse order"
+/* 1 if the state, which is attached, cannot be kept any longer. */
+static inline int pep788_must_go(pep788_kept *k)
+{
+    return !pep788_find_slot(k->tstate)     /* in the child of a fork, perhaps */
+           || pep788_is_ending(k->home)
+           || (!k->forked && pep788_is_joined_at_exit(k->tstate));
+}
+
+/* Detached, and not the gilstate. NULL: there is none that could be attached. */
+static inline void pep788_unbind(pep788_kept *k)
+{
+    if (PyEval_SaveThread() != (k == NULL ? NULL : k->tstate)) {
+        Py_FatalError("Pep788_ReleaseKept: the thread state that Pep788_EnsureKept left is not "
+                      "attached; release tokens in reverse order");
+    }
+    pep788_set_gilstate(NULL);
+    pep788_clear_bound_bit(k->tstate);
+}
 
 /* Detaches the kept state, which is attached. */
 static inline void pep788_rest(pep788_home *home)
 {
     pep788_kept *k = pep788_find_kept(home);
-    if (k != NULL && (!pep788_find_slot(k->tstate)      /* in the child of a fork, perhaps */
-                      || pep788_is_ending(home)
-                      || (!k->forked && pep788_is_joined_at_exit(k->tstate)))) {
+    if (k != NULL && pep788_must_go(k)) {
         pep788_unlink_kept(k);
         PyThreadState_Clear(k->tstate);
         PyThreadState_DeleteCurrent();
         pep788_free_kept(k);
         return;
     }
-    if (PyEval_SaveThread() != (k == NULL ? NULL : k->tstate)) {
-        Py_FatalError(PEP788_NOT_IN_ORDER);
-    }
-    pep788_set_gilstate(NULL);
-    pep788_clear_bound_bit(k->tstate);
+    pep788_unbind(k);
 #if PEP788_NATIVE
     {
         pep788_word idle = PEP788_KEPT_IDLE;
@@ -2853,20 +2860,35 @@ static inline void *pep788_attach_and_keep(pep788_word guard, pep788_record *rec
                                                                      : PEP788_FRESH));
 }
 
-/* As pep788_attach; guard with PEP788_OWNS. */
-static inline void *pep788_attach_kept(pep788_word guard, pep788_record *record)
+/* The entry that this thread may attach, if it is idle; NULL: none fits. */
+static inline pep788_kept *pep788_fitting(pep788_record *record)
 {
     pep788_kept *k = pep788_find_kept(&record->home);
-    pep788_word state = PEP788_KEPT_IDLE;
     if (k == NULL || !pep788_is_unbound()
-        || (!pep788_current_is_thread_local() && pep788_current() != NULL)
-        || !pep788_cas_seq_cst(&k->state, &state, PEP788_KEPT_BUSY)) {
-        return pep788_attach_and_keep(guard, record);
+        || (!pep788_current_is_thread_local() && pep788_current() != NULL)) {
+        return NULL;
     }
+    return k;
+}
+
+/* It is this thread's now: attached, and the gilstate. */
+static inline void pep788_bind(pep788_kept *k)
+{
     if (!pep788_attach_binds()) {
         pep788_set_gilstate(k->tstate);
     }
     PyEval_RestoreThread(k->tstate);
+}
+
+/* As pep788_attach; guard with PEP788_OWNS. */
+static inline void *pep788_attach_kept(pep788_word guard, pep788_record *record)
+{
+    pep788_kept *k = pep788_fitting(record);
+    pep788_word state = PEP788_KEPT_IDLE;
+    if (k == NULL || !pep788_cas_seq_cst(&k->state, &state, PEP788_KEPT_BUSY)) {
+        return pep788_attach_and_keep(guard, record);
+    }
+    pep788_bind(k);
     ++*pep788_counter(guard);
     pep788_look_after_seam(record);
     return (void *)(guard | PEP788_KEPT);
@@ -2875,16 +2897,11 @@ static inline void *pep788_attach_kept(pep788_word guard, pep788_record *record)
 /* NULL: what is kept, if anything, does not fit, or a guard is needed. */
 static inline void *pep788_attach_light(pep788_record *record)
 {
-    pep788_kept *k = pep788_find_kept(&record->home);
-    if (k == NULL || !pep788_is_unbound()
-        || (!pep788_current_is_thread_local() && pep788_current() != NULL)
-        || !pep788_light_on(record, k)) {
+    pep788_kept *k = pep788_fitting(record);
+    if (k == NULL || !pep788_light_on(record, k)) {
         return NULL;
     }
-    if (!pep788_attach_binds()) {
-        pep788_set_gilstate(k->tstate);
-    }
-    PyEval_RestoreThread(k->tstate);
+    pep788_bind(k);
     ++*k->inside;
     pep788_look_after_seam(record);
     return (void *)((pep788_word)k | PEP788_KEPT);
@@ -2914,16 +2931,11 @@ PEP788_NOT_INLINE void pep788_detach_light_slowly(pep788_kept *k)
 static inline void pep788_detach_light(pep788_word token)
 {
     pep788_kept *k = (pep788_kept *)(token & ~PEP788_TAGS);
-    if (pep788_load_relaxed(&k->light) == 0 || !pep788_find_slot(k->tstate)
-        || (!k->forked && pep788_is_joined_at_exit(k->tstate))) {
+    if (pep788_load_relaxed(&k->light) == 0 || pep788_must_go(k)) {
         pep788_detach_light_slowly(k);
         return;
     }
-    if (PyEval_SaveThread() != k->tstate) {
-        Py_FatalError(PEP788_NOT_IN_ORDER);
-    }
-    pep788_set_gilstate(NULL);
-    pep788_clear_bound_bit(k->tstate);
+    pep788_unbind(k);
     --*k->inside;
     pep788_light_off(pep788_record_of(k->home), k);
 }
