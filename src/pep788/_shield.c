@@ -236,11 +236,12 @@ guard_or_park(void)
 {
     struct timespec pause = {0, HELD_BACK_MS * 1000000L};
     pep788_record *main_record = &pep788_shared.main;
-    pep788_word guard = pep788_open_guard(main_record);
+    pep788_thread *this_thread = pep788_this_thread();
+    pep788_word guard = pep788_open_guard(this_thread, main_record);
     if (guard == 0 && pep788_load_acquire(&main_record->status) == PEP788_LIVE) {
         (void)nanosleep(&pause, NULL);
         Pep788_EnterInsider();
-        guard = pep788_open_guard(main_record);
+        guard = pep788_open_guard(this_thread, main_record);
         Pep788_LeaveInsider();
     }
     /* Initialized again by a program that has not enabled the shield again. */

@@ -442,7 +442,7 @@ static int pep788_too_late(void) { return 0; }
 static int pep788_atexit_survives_clear(void) { return subs_end_before_flag; }
 static void pep788_rearm(pep788_coordinator *c) { (void)c; }
 static void pep788_revive_soon(pep788_coordinator *c) { (void)c; }
-static void pep788_forget_slot(void) { }
+static void pep788_forget_gilstate_key(void) { }
 static int pep788_is_there(PyThreadState *tstate, uint64_t id) { (void)tstate; (void)id; return 1; }
 static void PyThreadState_Clear(PyThreadState *tstate);
 static void PyThreadState_Delete(PyThreadState *tstate) { (void)tstate; }

@@ -234,13 +234,13 @@ static void PyThreadState_Clear(PyThreadState *tstate) { tstate->uses++; }
 static void PyThreadState_Delete(PyThreadState *tstate) { tstate->uses++; }
 static __thread struct { pep788_kept *first; } pep788_kept_tls;
 static struct { pep788_word lock; } pep788_kept_shared;
-static void pep788_forget_slot(void) { }
+static void pep788_forget_gilstate_key(void) { }
 static void pep788_interrupted(PyObject *tools) { (void)tools; }
 static void pep788_raise_finalizing(void) { }
 static void pep788_look_up(void) { }
 static void pep788_find_thread_id(void) { }
 static void pep788_watch_forks(void) { }
-static void pep788_find_gilstate_key(void) { }
+static void pep788_find_gilstate_key(int renew) { (void)renew; }
 static void pep788_choose_fence(int early) { (void)early; }
 static int pep788_wants_trace(int always);
 static const char *pep788_module_name(void) { return "harness"; }
@@ -294,7 +294,7 @@ static void count(pep788_word *what)
 static int Py_MakePendingCalls(void)
 {
     /* A queued call that needs a guard to finish; it may have been closed by PEP788_GIVE_UP_AFTER elsewhere. */
-    pep788_word guard = pep788_open_guard(&pep788_shared.main);
+    pep788_word guard = pep788_open_guard(&pep788_tls, &pep788_shared.main);
     if (guard != 0) {
         pep788_close_guard(guard);
     }
@@ -322,7 +322,7 @@ static void maybe_pause(void)
 static pep788_word open_checked(pep788_record *r, int is_main)
 {
     pep788_word before = pep788_load_seq_cst(&life);
-    pep788_word guard = pep788_open_guard(r);
+    pep788_word guard = pep788_open_guard(&pep788_tls, r);
     pep788_word after = pep788_load_seq_cst(&life);
     if (is_main && guard != 0 && before == after && (before & 1)) {
         fail("a guard was handed out after the close (G7)");
@@ -412,7 +412,7 @@ static void *taker(void *argument)
         if (held[i] != 0 && (what & 0x2000)) {  /* inside an Ensure: may take what it needs */
             pep788_word inner;
             pep788_tls.everywhere++;
-            inner = pep788_open_guard(&pep788_shared.main);
+            inner = pep788_open_guard(&pep788_tls, &pep788_shared.main);
             if (inner != 0) {
                 pep788_close_guard(inner);
             }
@@ -504,13 +504,13 @@ static void as_in_child(int really)
             pep788_word guard;
             pep788_in_child();
             pep788_after_fork_in_child(&other_copy);
-            guard = pep788_open_guard(&pep788_shared.main);
+            guard = pep788_open_guard(&pep788_tls, &pep788_shared.main);
             if (guard == 0) {
                 fail("the child was refused a guard (F1)");
             }
             pep788_close_guard(guard);
             pep788_seam(PEP788_PTR(pep788_coordinator, pep788_shared.main.coordinator));
-            if (pep788_open_guard(&pep788_shared.main) != 0) {
+            if (pep788_open_guard(&pep788_tls, &pep788_shared.main) != 0) {
                 fail("the child got a guard after its end (G7)");
             }
             _exit(0);

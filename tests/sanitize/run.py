@@ -38,7 +38,8 @@ BUILD = HERE.parent.parent / "build"
 
 # What the harness runs besides sections 2-4.
 FUNCTIONS = (
-    "pep788_cell_of pep788_trace pep788_reason pep788_open_guard pep788_close_guard pep788_inside pep788_shard "
+    "pep788_cell_of pep788_trace pep788_reason pep788_open_guard_slowly pep788_untrace pep788_close_guard "
+    "pep788_inside pep788_shard "
     "pep788_takers pep788_report_traced pep788_holders pep788_report pep788_sleep pep788_wait_and_close "
     "pep788_revive pep788_seam pep788_before_fork pep788_in_child pep788_new_coordinator pep788_unlink pep788_interpreter_gone "
     "pep788_find pep788_new_record pep788_link_to_main pep788_set_up "
@@ -74,8 +75,8 @@ MUTANTS = [
     Mutant("unlocking is a relaxed store", "thread", "pep788_unlock", "store_release", "store_relaxed"),
     Mutant("records are counted without the lock", "thread", "pep788_step", r"pep788_lock_set\(first, all\);\n(.*)"
            r"pep788_unlock_set\(first, all\);", r"\1"),
-    Mutant("a traced guard stays on its list", "address,undefined", "pep788_close_guard",
-           r"if \(pep788_is_on_pair\(cell\)\)", "if (0)"),
+    Mutant("a traced guard stays on its list", "address,undefined", "pep788_untrace",
+           r"if \(pep788_is_on_pair\(t->cell\)\)", "if (0)"),
     Mutant("cells are not aligned", "address,undefined", "pep788_new_pair", r"block \+= [^\n]*;", "block += 1;"),
     Mutant("kept: the end of a use is a relaxed store", "thread", "pep788_tell", "store_release", "store_relaxed"),
     Mutant("a pair is too small", "address,undefined", "pep788_new_pair", r"\(cells \+ 1\) \* sizeof", "cells / 2 * sizeof"),

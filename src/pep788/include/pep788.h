@@ -196,6 +196,12 @@ static inline int pep788_current_is_thread_local(void)
     return pep788_python() >= 0x030C;
 }
 
+/* 3.15: a thread's gilstate moved from a thread-specific key to a thread-local. */
+static inline int pep788_gilstate_is_in_key(void)
+{
+    return pep788_python() < 0x030F;
+}
+
 /* 3.11: PyThreadState_New follows a null pointer when memory runs out; the two
    exported halves it is made of do not. */
 static inline int pep788_new_state_is_unsafe(void)
@@ -233,6 +239,17 @@ static inline int pep788_may_be_finalizing(void)
     return Py_IsFinalizing();
 #else
     return 1;
+#endif
+}
+
+/* 1 if the state, which is this thread's, is attached: up to 3.11 a fatal error if none
+   is. 3.12-3.15 have it in the state, which saves the call. 3.16: not known yet. */
+static inline int pep788_is_active(PyThreadState *tstate)
+{
+#if !defined(Py_LIMITED_API) && PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x03100000
+    return tstate->_status.active;
+#else
+    return tstate == PyThreadState_Get();
 #endif
 }
 
@@ -634,6 +651,7 @@ struct pep788_record {
     pep788_home home;            /* F6 */
     pep788_word light;           /* atomic: 1 while kept states need no guard; written with
                                     coordinator->lock held */
+    size_t bucket;               /* constant: where threads count their Ensures; main's is 0 */
 };
 
 /* One interpreter; joins all copies. Found in the interpreter's dict. */
@@ -718,19 +736,11 @@ static inline void pep788_barrier(void);
 #  define PEP788_BARRIER() pep788_barrier()
 #endif
 
-/* Takes a guard, or NULL. Any thread, no Python, no allocation, no lock. */
-static inline pep788_cell *pep788_enter(pep788_record *record)
+/* Another thread was faster, or the cell, whose word was seen, is not OPEN. */
+PEP788_NOT_INLINE pep788_cell *pep788_enter_slowly(pep788_record *record, size_t shard,
+                                                   pep788_cell *cell, pep788_word word)
 {
     unsigned turns = 0;
-    size_t shard;
-    pep788_cell *cell = PEP788_PTR(pep788_cell, record->current);
-    pep788_word word;
-    if (cell == NULL) {
-        return NULL;
-    }
-    shard = PEP788_SHARD();
-    cell += shard;
-    word = pep788_load_acquire(&cell->word);
     for (;;) {
         switch (word & PEP788_STATE) {
         case PEP788_OPEN:
@@ -757,11 +767,45 @@ static inline pep788_cell *pep788_enter(pep788_record *record)
     }
 }
 
+/* Takes a guard, or NULL. Any thread, no Python, no allocation, no lock. */
+static inline pep788_cell *pep788_enter_at(pep788_record *record, size_t shard)
+{
+    pep788_cell *cell = PEP788_PTR(pep788_cell, record->current);
+    pep788_word word;
+    if (cell == NULL) {
+        return NULL;
+    }
+    cell += shard;
+    word = pep788_load_acquire(&cell->word);
+    if ((word & PEP788_STATE) == PEP788_OPEN
+        && pep788_cas_seq_cst(&cell->word, &word, word + PEP788_UNIT)) {
+        return cell;
+    }
+    return pep788_enter_slowly(record, shard, cell, word);
+}
+
+static inline pep788_cell *pep788_enter(pep788_record *record)
+{
+    return pep788_enter_at(record, PEP788_SHARD());
+}
+
 static inline void pep788_wake(pep788_coordinator *c)
 {
     if (c != NULL && pep788_load_seq_cst(&c->waiting) != 0
         && pep788_exchange_seq_cst(&c->waiting, (pep788_word)0) != 0) {
         PEP788_POST(c->wake);
+    }
+}
+
+PEP788_NOT_INLINE void pep788_wake_waiting(pep788_record *record)
+{
+    pep788_coordinator *c = PEP788_PTR(pep788_coordinator, record->coordinator);
+    if (c != NULL) {
+        pep788_coordinator *m = PEP788_PTR(pep788_coordinator, c->main);
+        pep788_wake(c);
+        if (m != c) {
+            pep788_wake(m);
+        }
     }
 }
 
@@ -773,14 +817,7 @@ static inline void pep788_leave(pep788_cell *cell)
     pep788_word state = word & PEP788_STATE;
     if (word < 2 * PEP788_UNIT
         && (state == PEP788_RETIRED || state == PEP788_INSIDERS)) {
-        pep788_coordinator *c = PEP788_PTR(pep788_coordinator, record->coordinator);
-        if (c != NULL) {
-            pep788_coordinator *m = PEP788_PTR(pep788_coordinator, c->main);
-            pep788_wake(c);
-            if (m != c) {
-                pep788_wake(m);
-            }
-        }
+        pep788_wake_waiting(record);
     }
 }
 
@@ -1353,12 +1390,13 @@ typedef struct pep788_frame {
 
 #define PEP788_BUCKETS 8
 typedef struct {
-    unsigned inside[PEP788_BUCKETS + 1];    /* Ensures without Release, by record;
+    unsigned inside[PEP788_BUCKETS + 1];    /* Ensures without Release, by record->bucket;
                                                last: with traced guards */
     unsigned everywhere;         /* counts as inside every interpreter */
     unsigned shard;              /* its place in a row + 1; 0: none yet */
     Pep788_Failure failure;
     pep788_frame *frames;
+    PyThreadState *fresh;        /* of the open PEP788_FRESH token, or NULL */
     pep788_word gil_guard;       /* PEP788_REPLACE_GILSTATE */
     unsigned gil_depth;
     unsigned gil_attaches;       /* those that attached, if the outermost one did */
@@ -1374,7 +1412,7 @@ typedef struct {
     pep788_word threads;         /* atomic: those that have a place in a row */
     pep788_word embeds;          /* atomic: section 9 */
     pep788_word trace;           /* atomic */
-    pep788_word gilstate_key;    /* atomic: key + 1; 3.9-3.11 */
+    pep788_word gilstate_key;    /* atomic: 0 not known, 1 not found, else key + 2; 3.9-3.14 */
     pep788_word thread_id_at;    /* atomic: offset; abi3 on 3.9-3.11 */
     pep788_word symbols;         /* atomic: 2 when looked up */
     pep788_word python;          /* atomic: 0x030C on 3.12 */
@@ -1407,6 +1445,16 @@ PEP788_ONE_COPY pep788_copy pep788_shared = PEP788_ZERO;
 PEP788_ONE_COPY PEP788_THREAD pep788_thread pep788_tls = PEP788_ZERO;
 PEP788_C_END
 
+/* Where the compiler would call __tls_get_addr for each use, once. */
+static inline pep788_thread *pep788_this_thread(void)
+{
+    pep788_thread *t = &pep788_tls;
+#if defined(__GNUC__) && !defined(_WIN32)
+    __asm__("" : "+r"(t));
+#endif
+    return t;
+}
+
 /* Functions that a header or the limited API does not declare. */
 static inline void *pep788_symbol(const char *name)
 {
@@ -1438,13 +1486,6 @@ static inline void *pep788_symbol(const char *name)
         memcpy(&pep788_shared.field, &found, sizeof(found)); \
     } while (0)
 
-/* The main interpreter has one to itself. */
-static inline size_t pep788_bucket(const pep788_record *record)
-{
-    return record == &pep788_shared.main
-               ? 0 : 1 + ((uintptr_t)record >> 6 ^ (uintptr_t)record >> 9) % (PEP788_BUCKETS - 1);
-}
-
 /* Ensures without Release of this copy on this thread. */
 static inline unsigned pep788_ensures(void)
 {
@@ -1460,19 +1501,19 @@ static inline unsigned pep788_ensures(void)
 static inline unsigned pep788_thread_depth(pep788_record *record)
 {
     return pep788_tls.everywhere
-           + (record == NULL ? pep788_ensures() : pep788_tls.inside[pep788_bucket(record)]
+           + (record == NULL ? pep788_ensures() : pep788_tls.inside[record->bucket]
                                                   + pep788_tls.inside[PEP788_BUCKETS]);
 }
 
 /* Where an Ensure with that guard is counted. A traced one may be closed (and
    freed) before the Release, so it counts for all. */
-static inline unsigned *pep788_counter(pep788_word guard)
+static inline unsigned *pep788_counter(pep788_thread *t, pep788_word guard)
 {
     size_t i = PEP788_BUCKETS;
     if (!(guard & PEP788_TRACED)) {
-        i = pep788_bucket(((pep788_cell *)(guard & ~PEP788_TAGS))->record);
+        i = ((pep788_cell *)(guard & ~PEP788_TAGS))->record->bucket;
     }
-    return &pep788_tls.inside[i];
+    return &t->inside[i];
 }
 
 static inline void pep788_detach(void *token);
@@ -1601,6 +1642,78 @@ static inline int pep788_gilstate_check(void)
 #  define PEP788_THREAD_ID_AT offsetof(PyThreadState, thread_id)
 #endif
 
+/* The key that holds each thread's gilstate, found by what it holds, and verified; there
+   is no public way to it. It spares a call in each Ensure; and 3.9-3.11 bind the gilstate
+   to a thread's first thread state, for good: under a state of another interpreter a
+   nested PyGILState_Ensure deadlocks, unless it is written. All that has it is frozen.
+   Elsewhere (Windows, other systems) that deadlock is a limit. */
+#if defined(__linux__) || defined(__APPLE__) || defined(__FreeBSD__)
+PEP788_NOT_INLINE pep788_word pep788_search_gilstate_key(void)
+{
+    PyThreadState *bound = PyGILState_GetThisThreadState();
+    unsigned k, end = 512;
+    char probe;
+#  ifdef PTHREAD_KEYS_MAX
+    end = PTHREAD_KEYS_MAX;
+#  endif
+    if (bound == NULL) {
+        return 0;
+    }
+    for (k = 0; k < end; k++) {
+        pthread_key_t key = (pthread_key_t)k;
+        int found;
+        if (pthread_getspecific(key) != (void *)bound
+            || pthread_setspecific(key, &probe) != 0) {
+            continue;
+        }
+        found = (void *)PyGILState_GetThisThreadState() == (void *)&probe;
+        (void)pthread_setspecific(key, bound);
+        if (found) {
+            return (pep788_word)k + 2;
+        }
+    }
+    return 1;
+}
+
+/* Attached. `renew`: it is another one after each Py_Initialize. */
+static inline void pep788_find_gilstate_key(int renew)
+{
+    if (pep788_gilstate_is_in_key()
+        && (renew || pep788_load_acquire(&pep788_shared.gilstate_key) == 0)) {
+        pep788_store_release(&pep788_shared.gilstate_key, pep788_search_gilstate_key());
+    }
+}
+
+/* In the child of a fork CPython makes a new one. */
+static inline void pep788_forget_gilstate_key(void)
+{
+    pep788_store_release(&pep788_shared.gilstate_key, (pep788_word)0);
+}
+
+static inline int pep788_bind_gilstate(void *tstate)
+{
+    pep788_word key = pep788_load_acquire(&pep788_shared.gilstate_key);
+    /* Another library's, if Python was initialized again without this copy. */
+    return key > 1
+           && pthread_getspecific((pthread_key_t)(key - 2)) == PyGILState_GetThisThreadState()
+           && pthread_setspecific((pthread_key_t)(key - 2), tstate) == 0;
+}
+
+/* This thread's gilstate. This copy is set up, or what is returned is verified: the key
+   may be of a Py_Initialize before. */
+static inline PyThreadState *pep788_bound(void)
+{
+    pep788_word key = pep788_load_acquire(&pep788_shared.gilstate_key);
+    return key > 1 ? (PyThreadState *)pthread_getspecific((pthread_key_t)(key - 2))
+                   : PyGILState_GetThisThreadState();
+}
+#else
+static inline void pep788_find_gilstate_key(int renew) { (void)renew; }
+static inline void pep788_forget_gilstate_key(void) {}
+static inline int pep788_bind_gilstate(void *tstate) { (void)tstate; return 0; }
+#  define pep788_bound PyGILState_GetThisThreadState
+#endif
+
 /* 3.9-3.11: does this state, which holds the GIL, run on this thread? It may
    belong to another thread and be freed while we look, so it is read through
    the kernel where that is possible (Linux); elsewhere a plain read of memory
@@ -1635,14 +1748,9 @@ static inline int pep788_runs_here(PyThreadState *tstate)
     return id == PyThread_get_thread_ident();
 }
 
-/* The attached thread state of this thread, or NULL. */
-static inline PyThreadState *pep788_current(void)
+/* 3.9-3.11: tstate is attached somewhere, and not what pep788_bound says. */
+PEP788_NOT_INLINE PyThreadState *pep788_current_if_here(PyThreadState *tstate)
 {
-    PyThreadState *tstate = pep788_current_unchecked();
-    if (tstate == NULL || pep788_current_is_thread_local()) {
-        return tstate;
-    }
-    /* 3.9-3.11: tstate is attached somewhere. */
     if (tstate == PyGILState_GetThisThreadState()) {
         return tstate;
     }
@@ -1656,65 +1764,35 @@ static inline PyThreadState *pep788_current(void)
     return pep788_runs_here(tstate) ? tstate : NULL;
 }
 
-/* 3.9-3.11 bind a thread's gilstate to its first thread state, for good, in a
-   thread-specific key without a public setter; under a state of another
-   interpreter a nested PyGILState_Ensure then deadlocks. The key is found by
-   what it holds, and verified. These versions are frozen: no later one may
-   change it. Elsewhere (Windows, other systems) this stays a limit. */
-#if defined(__linux__) || defined(__APPLE__) || defined(__FreeBSD__)
-/* key + 1 of the gilstate that this attached thread is bound to, or 0. */
-static inline pep788_word pep788_search_gilstate_key(void)
+/* The attached thread state of this thread, or NULL. */
+static inline PyThreadState *pep788_current(void)
 {
-    PyThreadState *bound = PyGILState_GetThisThreadState();
-    unsigned k, end = bound == NULL ? 0 : 512;
-    char probe;
-#  ifdef PTHREAD_KEYS_MAX
-    end = bound == NULL ? 0 : PTHREAD_KEYS_MAX;
-#  endif
-    for (k = 0; k < end; k++) {
-        pthread_key_t key = (pthread_key_t)k;
-        int found;
-        if (pthread_getspecific(key) != (void *)bound
-            || pthread_setspecific(key, &probe) != 0) {
-            continue;
-        }
-        found = (void *)PyGILState_GetThisThreadState() == (void *)&probe;
-        (void)pthread_setspecific(key, bound);
-        if (found) {
-            return (pep788_word)k + 1;
-        }
+    PyThreadState *tstate = pep788_current_unchecked();
+    if (tstate == NULL || pep788_current_is_thread_local()
+        || tstate == pep788_bound()) {
+        return tstate;
     }
-    return 0;
+    return pep788_current_if_here(tstate);
 }
-static inline void pep788_find_gilstate_key(void)
-{
-    if (!pep788_current_is_thread_local()) {
-        pep788_store_release(&pep788_shared.gilstate_key, pep788_search_gilstate_key());
-    }
-}
-static inline int pep788_bind_gilstate(void *tstate)
-{
-    pep788_word key = pep788_load_acquire(&pep788_shared.gilstate_key);
-    /* Another library's, if Python was initialized again without this copy. */
-    return key != 0
-           && pthread_getspecific((pthread_key_t)(key - 1)) == PyGILState_GetThisThreadState()
-           && pthread_setspecific((pthread_key_t)(key - 1), tstate) == 0;
-}
-#else
-static inline void pep788_find_gilstate_key(void) {}
-static inline int pep788_bind_gilstate(void *tstate) { (void)tstate; return 0; }
-#endif
 
 /* In turn: as many threads as there are cells in a row never share one. */
+PEP788_NOT_INLINE void pep788_take_shard(pep788_thread *t)
+{
+    t->shard = 1 + (unsigned)pep788_add_acq_rel(&pep788_shared.threads, (pep788_word)1)
+                       % PEP788_SHARDS;
+}
+
+static inline size_t pep788_shard_of(pep788_thread *t)
+{
+    if (t->shard == 0) {
+        pep788_take_shard(t);
+    }
+    return t->shard - 1;
+}
+
 static inline size_t pep788_shard(void)
 {
-    unsigned shard = pep788_tls.shard;
-    if (shard == 0) {
-        shard = 1 + (unsigned)pep788_add_acq_rel(&pep788_shared.threads, (pep788_word)1)
-                        % PEP788_SHARDS;
-        pep788_tls.shard = shard;
-    }
-    return shard - 1;
+    return pep788_shard_of(pep788_this_thread());
 }
 
 static inline int pep788_inside(pep788_record *record)
@@ -1784,22 +1862,27 @@ static inline pep788_word pep788_trace(pep788_cell *cell)
     return (pep788_word)t | PEP788_TRACED;
 }
 
+/* The cell is still to be left. */
+PEP788_NOT_INLINE void pep788_untrace(pep788_traced *t)
+{
+    pep788_record *r = t->cell->record;
+    pep788_lock(&r->traced_lock);
+    /* Else it is on a list that nobody has any more. */
+    if (pep788_is_on_pair(t->cell)) {
+        *t->link = t->next;
+        if (t->next != NULL) {
+            t->next->link = t->link;
+        }
+    }
+    pep788_unlock(&r->traced_lock);
+    free(t->block);
+}
+
 static inline void pep788_close_guard(pep788_word guard)
 {
     pep788_cell *cell = pep788_cell_of(guard);
     if (guard & PEP788_TRACED) {
-        pep788_traced *t = (pep788_traced *)(guard & ~PEP788_TAGS);
-        pep788_record *r = cell->record;
-        pep788_lock(&r->traced_lock);
-        /* Else it is on a list that nobody has any more. */
-        if (pep788_is_on_pair(cell)) {
-            *t->link = t->next;
-            if (t->next != NULL) {
-                t->next->link = t->link;
-            }
-        }
-        pep788_unlock(&r->traced_lock);
-        free(t->block);
+        pep788_untrace((pep788_traced *)(guard & ~PEP788_TAGS));
     }
     pep788_leave(cell);
 }
@@ -1828,9 +1911,9 @@ static inline void pep788_finalizes_here(void)
     }
 }
 
-static inline pep788_word pep788_open_guard(pep788_record *record)
+/* `cell` was entered, and is to be traced, or NULL. */
+PEP788_NOT_INLINE pep788_word pep788_open_guard_slowly(pep788_record *record, pep788_cell *cell)
 {
-    pep788_cell *cell = pep788_enter(record);
     pep788_word guard;
     if (cell == NULL && pep788_load_acquire(&record->status) == PEP788_LIVE) {
         cell = pep788_enter(record);    /* set up in between, or F9's second phase */
@@ -1849,7 +1932,16 @@ static inline pep788_word pep788_open_guard(pep788_record *record)
     return guard;
 }
 
-static inline void pep788_rearm(pep788_coordinator *c);
+static inline pep788_word pep788_open_guard(pep788_thread *t, pep788_record *record)
+{
+    pep788_cell *cell = pep788_enter_at(record, pep788_shard_of(t));
+    if (cell == NULL || pep788_load_relaxed(&pep788_shared.trace) != 0) {
+        return pep788_open_guard_slowly(record, cell);
+    }
+    return (pep788_word)cell;
+}
+
+PEP788_NOT_INLINE void pep788_rearm(pep788_coordinator *c);
 
 static inline void pep788_look_after_seam(pep788_record *record)
 {
@@ -1929,67 +2021,74 @@ static inline void *pep788_attach_framed(pep788_word guard, PyInterpreterState *
                             : (void *)(guard | PEP788_FRESH | PEP788_FRAMED);
 }
 
-/* Not attached to the target. */
-PEP788_NOT_INLINE void *pep788_attach_slowly(pep788_word guard, PyThreadState *current)
+/* Not attached to the target, and not without any state (bound: the gilstate). */
+PEP788_NOT_INLINE void *pep788_attach_slowly(pep788_word guard, PyThreadState *current,
+                                             PyThreadState *bound)
+{
+    PyInterpreterState *interp = PEP788_PTR(PyInterpreterState,
+                                            pep788_cell_of(guard)->record->interp);
+    if (current != NULL || pep788_interp_of(bound) != interp) {
+        return pep788_attach_framed(guard, interp, current);
+    }
+    PyEval_RestoreThread(bound);
+    return (void *)(guard | PEP788_REATTACHED);
+}
+
+static inline void *pep788_attach_fresh(pep788_thread *t, pep788_word guard,
+                                        pep788_record *record)
+{
+    t->fresh = pep788_new_state(PEP788_PTR(PyInterpreterState, record->interp));
+    if (t->fresh == NULL) {
+        return NULL;
+    }
+    PyEval_RestoreThread(t->fresh);
+    return (void *)(guard | PEP788_FRESH);
+}
+
+/* A guard that leaked: finalization gave up on it, or it is of before a fork.
+   N2: refuse what would attach to nothing. */
+static inline int pep788_has_leaked(pep788_record *record)
+{
+    pep788_word status = pep788_load_acquire(&record->status);
+    return status == PEP788_ENDING || status == PEP788_ENDED
+           || PEP788_PTR(PyInterpreterState, record->interp) == NULL;
+}
+
+/* guard with PEP788_OWNS or without; NULL, with a reason: nothing changed. */
+static inline void *pep788_attach(pep788_thread *t, pep788_word guard)
 {
     pep788_record *record = pep788_cell_of(guard)->record;
-    PyInterpreterState *interp = PEP788_PTR(PyInterpreterState, record->interp);
-    pep788_word status = pep788_load_acquire(&record->status);
-    PyThreadState *bound;
-    void *token = NULL;
-    /* A guard that leaked: finalization gave up on it, or it is of before a fork.
-       N2: refuse what would attach to nothing. */
-    if (interp == NULL || status == PEP788_ENDING || status == PEP788_ENDED) {
-        pep788_tls.failure = pep788_reason(record);
+    PyThreadState *bound, *current = pep788_current();
+    void *token;
+    if (current != NULL
+        && pep788_interp_of(current) == PEP788_PTR(PyInterpreterState, record->interp)) {
+        ++*pep788_counter(t, guard);
+        return (void *)(guard | PEP788_NESTED);
+    }
+    if (pep788_has_leaked(record)) {
+        t->failure = pep788_reason(record);
         return NULL;
     }
-    if (current != NULL) {
-        token = pep788_attach_framed(guard, interp, current);
+    bound = NULL;
+    if (current == NULL) {      /* a guard of another copy does not say that this one is set up */
+        bound = record->ops == &pep788_shared.ops ? pep788_bound()
+                                                  : PyGILState_GetThisThreadState();
     }
-    else {
-        bound = PyGILState_GetThisThreadState();
-        if (bound != NULL && pep788_interp_of(bound) == interp) {
-            PyEval_RestoreThread(bound);
-            token = (void *)(guard | PEP788_REATTACHED);
-        }
-        else if (bound != NULL) {
-            token = pep788_attach_framed(guard, interp, NULL);
-        }
-        else {
-            PyThreadState *fresh = pep788_new_state(interp);
-            if (fresh != NULL) {
-                PyEval_RestoreThread(fresh);
-                token = (void *)(guard | PEP788_FRESH);
-            }
-        }
-    }
+    token = current == NULL && bound == NULL ? pep788_attach_fresh(t, guard, record)
+                                             : pep788_attach_slowly(guard, current, bound);
     if (token == NULL) {
-        pep788_tls.failure = PEP788_NO_MEMORY;
+        t->failure = PEP788_NO_MEMORY;
         return NULL;
     }
-    ++*pep788_counter(guard);
+    ++*pep788_counter(t, guard);
     pep788_look_after_seam(record);
     return token;
 }
 
-/* guard with PEP788_OWNS or without; NULL, with a reason: nothing changed. */
-static inline void *pep788_attach(pep788_word guard)
-{
-    pep788_record *record = pep788_cell_of(guard)->record;
-    PyThreadState *current = pep788_current();
-    if (current != NULL
-        && pep788_interp_of(current) == PEP788_PTR(PyInterpreterState, record->interp)) {
-        ++*pep788_counter(guard);
-        return (void *)(guard | PEP788_NESTED);
-    }
-    return pep788_attach_slowly(guard, current);
-}
-
 /* Deletes the attached state and detaches. Its destructors run while the guard
    is open and the depth counted, so they may Ensure again (gh-119585). */
-static inline void pep788_delete_current(void)
+static inline void pep788_delete_attached(PyThreadState *tstate)
 {
-    PyThreadState *tstate = PyThreadState_Get();
     PyThreadState_Clear(tstate);
 #ifdef Py_LIMITED_API
     (void)PyEval_SaveThread();       /* PyThreadState_DeleteCurrent: not declared */
@@ -2047,12 +2146,12 @@ static inline int pep788_release_elsewhere(void *token);
 static inline void pep788_rest(pep788_home *home);
 static inline void pep788_detach_light(pep788_word token);
 
-PEP788_NOT_INLINE void pep788_detach_slowly(void *token)
+PEP788_NOT_INLINE void pep788_detach_slowly(pep788_thread *t, void *token)
 {
     pep788_word guard = (pep788_word)token;
     /* E4's token is a thread state; on 32-bit systems its bits from the third on
        may be any. */
-    int framed = pep788_tls.frames != NULL && (void *)pep788_tls.frames->previous == token;
+    int framed = t->frames != NULL && (void *)t->frames->previous == token;
     int tagged = !framed
                  && (guard & (PEP788_NESTED | PEP788_REATTACHED | PEP788_FRESH)) != 0
                  && !(guard & PEP788_FRAMED);
@@ -2063,7 +2162,8 @@ PEP788_NOT_INLINE void pep788_detach_slowly(void *token)
         pep788_detach_light(guard);
         return;
     }
-    if ((tagged ? *pep788_counter(guard) : pep788_ensures()) == 0) {
+    if ((tagged ? *pep788_counter(t, guard) : pep788_ensures()) == 0) {
+        t->fresh = NULL;    /* that copy may be about to delete it */
         if (pep788_release_elsewhere(token)) {
             return;
         }
@@ -2083,9 +2183,10 @@ PEP788_NOT_INLINE void pep788_detach_slowly(void *token)
         (void)PyEval_SaveThread();
     }
     else {
-        pep788_delete_current();
+        pep788_delete_attached(PyThreadState_Get());
+        t->fresh = NULL;
     }
-    --*pep788_counter(guard);
+    --*pep788_counter(t, guard);
     /* Last: from here on finalization may go on, and Py_EndInterpreter is fatal
        on a leftover thread state up to 3.13. */
     if (guard & PEP788_OWNS) {
@@ -2095,15 +2196,29 @@ PEP788_NOT_INLINE void pep788_detach_slowly(void *token)
 
 static inline void pep788_detach(void *token)
 {
+    pep788_thread *t = pep788_this_thread();
     pep788_word guard = (pep788_word)token;
     if ((guard & (PEP788_NESTED | PEP788_OWNS)) == PEP788_NESTED) {
-        unsigned *counter = pep788_counter(guard);
+        unsigned *counter = pep788_counter(t, guard);
         if (*counter != 0) {
             --*counter;
             return;
         }
     }
-    pep788_detach_slowly(token);
+    else if ((guard & (PEP788_TAGS & ~PEP788_OWNS)) == PEP788_FRESH && t->frames == NULL) {
+        unsigned *counter = pep788_counter(t, guard);
+        PyThreadState *fresh = t->fresh;
+        if (*counter != 0 && fresh != NULL && pep788_is_active(fresh)) {
+            pep788_delete_attached(fresh);
+            t->fresh = NULL;
+            --*counter;
+            if (guard & PEP788_OWNS) {
+                pep788_leave((pep788_cell *)(guard & ~PEP788_TAGS));
+            }
+            return;
+        }
+    }
+    pep788_detach_slowly(t, token);
 }
 
 #endif /* !PEP788_NATIVE */
@@ -2120,11 +2235,15 @@ static inline void pep788_detach(void *token)
 #if PEP788_KEEPS
 typedef struct {
     pep788_kept *first;
-    void **slot;                 /* 3.15: where this thread's gilstate is */
+#if PEP788_GILSTATE_IS_TLS
+    void **slot;                 /* where this thread's gilstate is */
+#endif
 } pep788_kept_thread;
 
 typedef struct {
-    pep788_word slot;            /* atomic: 0 not looked for, 1 not found, else key or offset + 2 */
+#if PEP788_GILSTATE_IS_TLS
+    pep788_word slot;            /* atomic: 0 not looked for, 1 not found, else offset + 2 */
+#endif
     pep788_word exits;           /* atomic: 0 no key, 1 none to be had, else key + 2 */
     pep788_word lock;            /* atomic: making that key, and homes */
     pep788_word fence;           /* atomic: of new entries; 0: not decided */
@@ -2138,12 +2257,6 @@ PEP788_C_BEGIN
 PEP788_ONE_COPY pep788_kept_copy pep788_kept_shared = PEP788_ZERO;
 PEP788_ONE_COPY PEP788_THREAD pep788_kept_thread pep788_kept_tls = PEP788_ZERO;
 PEP788_C_END
-
-/* The key of a TSS may be another after Py_Initialize and in a forked child. */
-static inline void pep788_forget_slot(void)
-{
-    pep788_store_release(&pep788_kept_shared.slot, (pep788_word)0);
-}
 
 #if PEP788_GILSTATE_IS_TLS
 typedef struct {                 /* struct dl_phdr_info; glibc hides it without _GNU_SOURCE */
@@ -2240,27 +2353,25 @@ static inline int pep788_is_unbound(void)
     return pep788_kept_tls.slot != NULL && *pep788_kept_tls.slot == NULL;
 }
 #else
+/* `bound` is attached and this thread's gilstate. 1 if that can be written. */
 static inline int pep788_find_slot(PyThreadState *bound)
 {
-    pep788_word known = pep788_load_acquire(&pep788_kept_shared.slot);
-    if (known == 0 && bound != NULL) {
-        known = pep788_search_gilstate_key() + 1;
-        pep788_store_release(&pep788_kept_shared.slot, known);
-    }
-    return known > 1;
+    (void)bound;
+    pep788_find_gilstate_key(0);    /* in the child of a fork, perhaps */
+    return pep788_load_acquire(&pep788_shared.gilstate_key) > 1;
 }
 
 static inline void pep788_set_gilstate(PyThreadState *tstate)
 {
-    pep788_word known = pep788_load_acquire(&pep788_kept_shared.slot);
-    (void)pthread_setspecific((pthread_key_t)(known - 2), tstate);
+    pep788_word key = pep788_load_acquire(&pep788_shared.gilstate_key);
+    (void)pthread_setspecific((pthread_key_t)(key - 2), tstate);
 }
 
 /* 1: find_slot would say 1, and the gilstate is NULL. */
 static inline int pep788_is_unbound(void)
 {
-    pep788_word known = pep788_load_acquire(&pep788_kept_shared.slot);
-    return known > 1 && pthread_getspecific((pthread_key_t)(known - 2)) == NULL;
+    pep788_word key = pep788_load_acquire(&pep788_shared.gilstate_key);
+    return key > 1 && pthread_getspecific((pthread_key_t)(key - 2)) == NULL;
 }
 #endif
 
@@ -2422,7 +2533,7 @@ static inline pep788_kept *pep788_keep(pep788_home *home, PyThreadState *fresh)
     k->id = fresh->id;
     k->home = home;
 #if !PEP788_NATIVE
-    k->inside = &pep788_tls.inside[pep788_bucket(pep788_record_of(home))];
+    k->inside = &pep788_tls.inside[pep788_record_of(home)->bucket];
     k->fence = pep788_load_relaxed(&pep788_shared.trace)
                    ? PEP788_NEVER_LIGHT : pep788_load_acquire(&pep788_kept_shared.fence);
 #endif
@@ -2537,7 +2648,6 @@ static inline void pep788_kept_in_child(pep788_home *home)
 #endif
     home->first = NULL;
     pep788_kept_shared.lock = 0;
-    pep788_forget_slot();
     for (k = pep788_kept_tls.first; k != NULL; k = k->next) {
         if (k->home == home && k->state != PEP788_KEPT_GONE) {
             if (k->state == PEP788_KEPT_IDLE && k->light == 0) {
@@ -2553,7 +2663,6 @@ static inline void pep788_kept_in_child(pep788_home *home)
     }
 }
 #else
-static inline void pep788_forget_slot(void) {}
 static inline void pep788_rest(pep788_home *home) { (void)home; }
 static inline void pep788_detach_light(pep788_word token) { (void)token; }
 static inline void pep788_drop_kept(pep788_home *home, int how) { (void)home; (void)how; }
@@ -2839,13 +2948,14 @@ static inline void pep788_choose_fence(int early)
 }
 
 /* Nothing fits: as pep788_attach, but a fresh state is kept. */
-static inline void *pep788_attach_and_keep(pep788_word guard, pep788_record *record)
+static inline void *pep788_attach_and_keep(pep788_thread *t, pep788_word guard,
+                                           pep788_record *record)
 {
     pep788_kept *k = pep788_find_kept(&record->home);
     PyThreadState *fresh;
     if (PyGILState_GetThisThreadState() != NULL || pep788_current() != NULL
         || (k != NULL && pep788_load_acquire(&k->state) != PEP788_KEPT_GONE)) {
-        return pep788_attach(guard);
+        return pep788_attach(t, guard);
     }
     fresh = pep788_new_state(PEP788_PTR(PyInterpreterState, record->interp));
     if (fresh == NULL) {
@@ -2854,7 +2964,7 @@ static inline void *pep788_attach_and_keep(pep788_word guard, pep788_record *rec
     }
     pep788_choose_fence(0);
     PyEval_RestoreThread(fresh);
-    ++*pep788_counter(guard);
+    ++*pep788_counter(t, guard);
     pep788_look_after_seam(record);
     return (void *)(guard | (pep788_keep(&record->home, fresh) != NULL ? PEP788_KEPT
                                                                      : PEP788_FRESH));
@@ -2881,15 +2991,16 @@ static inline void pep788_bind(pep788_kept *k)
 }
 
 /* As pep788_attach; guard with PEP788_OWNS. */
-static inline void *pep788_attach_kept(pep788_word guard, pep788_record *record)
+static inline void *pep788_attach_kept(pep788_thread *t, pep788_word guard,
+                                       pep788_record *record)
 {
     pep788_kept *k = pep788_fitting(record);
     pep788_word state = PEP788_KEPT_IDLE;
     if (k == NULL || !pep788_cas_seq_cst(&k->state, &state, PEP788_KEPT_BUSY)) {
-        return pep788_attach_and_keep(guard, record);
+        return pep788_attach_and_keep(t, guard, record);
     }
     pep788_bind(k);
-    ++*pep788_counter(guard);
+    ++*pep788_counter(t, guard);
     pep788_look_after_seam(record);
     return (void *)(guard | PEP788_KEPT);
 }
@@ -3532,7 +3643,7 @@ static inline int pep788_seam_passed(void)
     return c != NULL && pep788_load_acquire(&c->seam) == PEP788_SEAM_PASSED;
 }
 
-static inline void pep788_rearm(pep788_coordinator *c)
+PEP788_NOT_INLINE void pep788_rearm(pep788_coordinator *c)
 {
     PyObject *type, *value, *tb;
     if (pep788_too_late()) {
@@ -3578,6 +3689,7 @@ static inline void pep788_in_child(void)
     if (pep788_load_relaxed(&pep788_shared.symbols) == 1) {
         pep788_store_relaxed(&pep788_shared.symbols, (pep788_word)0);  /* look again */
     }
+    pep788_forget_gilstate_key();
     while (r != NULL) {
         pep788_coordinator *c = PEP788_PTR(pep788_coordinator, r->coordinator);
         pep788_after_fork_in_child(r);
@@ -3872,6 +3984,7 @@ static inline pep788_record *pep788_new_record(int is_main)
             r->shards = PEP788_SHARDS;
             pep788_lock(&pep788_shared.pool_lock);
             r->sibling = PEP788_PTR(pep788_record, pep788_shared.subs);
+            r->bucket = 1 + (r->sibling == NULL ? 0 : r->sibling->bucket) % (PEP788_BUCKETS - 1);
             pep788_store_release(&pep788_shared.subs, (pep788_word)r);
             pep788_unlock(&pep788_shared.pool_lock);
         }
@@ -3999,10 +4112,7 @@ static inline pep788_record *pep788_join(PyInterpreterState *interp)
             PyErr_NoMemory();
             return NULL;
         }
-        pep788_find_gilstate_key();     /* a new one after each Py_Initialize */
-        if (c->is_main) {
-            pep788_forget_slot();
-        }
+        pep788_find_gilstate_key(c->is_main);
         name = pep788_module_name();    /* takes the loader's lock: not under ours */
         pep788_lock(&c->lock);
         for (r = c->records; r != NULL && r->ops != &pep788_shared.ops; r = r->next) {
@@ -4120,8 +4230,20 @@ typedef struct {
     int counted;                /* in record->refs; the main one is never reused */
 } pep788_view;
 
+/* 0, with a reason: none. */
+static inline pep788_word pep788_open_view(pep788_thread *t, PyInterpreterView *view)
+{
+    pep788_view *v = (pep788_view *)(void *)view;
+    if (v == NULL || v->record == NULL) {
+        t->failure = v == NULL ? PEP788_NOT_INITIALIZED : PEP788_FINALIZING;
+        return 0;
+    }
+    return pep788_open_guard(t, v->record);
+}
+
 static inline PyInterpreterGuard *pep788_Guard_FromCurrent(void)
 {
+    pep788_thread *t = pep788_this_thread();
     pep788_record *r;
     pep788_word guard;
 #if PEP788_LATE_NATIVE
@@ -4134,12 +4256,12 @@ static inline PyInterpreterGuard *pep788_Guard_FromCurrent(void)
     if (r == NULL) {
         return NULL;
     }
-    guard = pep788_open_guard(r);
+    guard = pep788_open_guard(t, r);
     if (guard == 0 && pep788_lives_on(r)) {
-        guard = pep788_open_guard(r);
+        guard = pep788_open_guard(t, r);
     }
     if (guard == 0) {
-        if (pep788_tls.failure == PEP788_NO_MEMORY) {
+        if (t->failure == PEP788_NO_MEMORY) {
             PyErr_NoMemory();
         }
         else {
@@ -4151,18 +4273,13 @@ static inline PyInterpreterGuard *pep788_Guard_FromCurrent(void)
 
 static inline PyInterpreterGuard *pep788_Guard_FromView(PyInterpreterView *view)
 {
-    pep788_view *v = (pep788_view *)(void *)view;
 #if PEP788_LATE_NATIVE
     pep788_look_up();
     if (pep788_shared.guard_from_view != NULL) {
         return pep788_shared.guard_from_view(view);
     }
 #endif
-    if (v == NULL || v->record == NULL) {
-        pep788_tls.failure = v == NULL ? PEP788_NOT_INITIALIZED : PEP788_FINALIZING;
-        return NULL;
-    }
-    return (PyInterpreterGuard *)pep788_open_guard(v->record);
+    return (PyInterpreterGuard *)pep788_open_view(pep788_this_thread(), view);
 }
 
 static inline void pep788_Guard_Close(PyInterpreterGuard *guard)
@@ -4262,11 +4379,12 @@ static inline PyThreadStateToken *pep788_Ensure(PyInterpreterGuard *guard)
         Py_FatalError("PyThreadState_Ensure: NULL guard; test what "
                       "PyInterpreterGuard_FromView and FromCurrent return");
     }
-    return pep788_attach((pep788_word)guard);
+    return pep788_attach(pep788_this_thread(), (pep788_word)guard);
 }
 
 static inline PyThreadStateToken *pep788_EnsureFromView(PyInterpreterView *view)
 {
+    pep788_thread *t;
     pep788_word guard;
     void *token;
 #if PEP788_LATE_NATIVE
@@ -4275,11 +4393,12 @@ static inline PyThreadStateToken *pep788_EnsureFromView(PyInterpreterView *view)
         return pep788_shared.ensure_from_view(view);
     }
 #endif
-    guard = (pep788_word)pep788_Guard_FromView(view);
+    t = pep788_this_thread();
+    guard = pep788_open_view(t, view);
     if (guard == 0) {
         return NULL;
     }
-    token = pep788_attach(guard | PEP788_OWNS);
+    token = pep788_attach(t, guard | PEP788_OWNS);
     if (token == NULL) {
         pep788_close_guard(guard);
     }
@@ -4526,10 +4645,11 @@ static inline void Pep788_DropRef(PyInterpreterView *view, PyObject *object)
 #if !PEP788_NATIVE && PEP788_KEEPS
 PEP788_NOT_INLINE PyThreadStateToken *pep788_ensure_kept_slowly(PyInterpreterView *view)
 {
-    pep788_word guard = (pep788_word)pep788_Guard_FromView(view);
+    pep788_thread *t = pep788_this_thread();
+    pep788_word guard = pep788_open_view(t, view);
     void *token = NULL;
     if (guard != 0) {
-        token = pep788_attach_kept(guard | PEP788_OWNS, ((pep788_view *)(void *)view)->record);
+        token = pep788_attach_kept(t, guard | PEP788_OWNS, ((pep788_view *)(void *)view)->record);
         if (token == NULL) {
             pep788_close_guard(guard);
         }
@@ -4694,7 +4814,7 @@ static inline PyInterpreterGuard *pep788_main_guard(void)
         return pep788_cached_main_guard();
     }
 #  endif
-    return (PyInterpreterGuard *)pep788_open_guard(&pep788_shared.main);
+    return (PyInterpreterGuard *)pep788_open_guard(pep788_this_thread(), &pep788_shared.main);
 }
 #endif
 
@@ -4745,7 +4865,7 @@ static inline int pep788_gil_unbound(void)
         return 0;
     }
     current = pep788_current();
-    return current != NULL && current != PyGILState_GetThisThreadState();
+    return current != NULL && current != pep788_bound();
 }
 #endif
 
