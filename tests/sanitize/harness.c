@@ -87,7 +87,7 @@ typedef enum { PEP788_NOT_FINAL, PEP788_PERHAPS, PEP788_FINAL } pep788_end;
 typedef enum {
     PEP788_OK, PEP788_NOT_INITIALIZED, PEP788_FINALIZING, PEP788_GONE, PEP788_NO_MEMORY
 } Pep788_Failure;
-typedef struct { unsigned everywhere, shard; Pep788_Failure failure; } tls_t;
+typedef struct { unsigned everywhere, shard; Pep788_Failure failure; } pep788_thread;
 
 typedef struct wake_lock {
     pthread_mutex_t mutex;
@@ -103,7 +103,7 @@ static struct {
     pep788_word subs, pool_lock, trace, threads, symbols;
     pep788_coordinator *pool;
 } pep788_shared;
-static __thread tls_t pep788_tls;
+static __thread pep788_thread pep788_tls;
 static __thread int rounds;                 /* G6: so often something appears */
 static __thread pep788_coordinator *coming; /* what pep788_coordinate gives */
 static unsigned pep788_thread_depth(pep788_record *r) { (void)r; return pep788_tls.everywhere; }

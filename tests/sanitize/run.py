@@ -38,14 +38,14 @@ BUILD = HERE.parent.parent / "build"
 
 # What the harness runs besides sections 2-4.
 FUNCTIONS = (
-    "pep788_cell_of pep788_trace pep788_reason pep788_open_guard_slowly pep788_untrace pep788_close_guard "
-    "pep788_inside pep788_shard "
+    "pep788_cell_of pep788_trace pep788_reason pep788_open_guard_slowly pep788_open_guard pep788_untrace "
+    "pep788_close_guard pep788_inside pep788_shard "
     "pep788_takers pep788_report_traced pep788_holders pep788_report pep788_sleep pep788_wait_and_close "
     "pep788_revive pep788_seam pep788_before_fork pep788_in_child pep788_new_coordinator pep788_unlink pep788_interpreter_gone "
     "pep788_find pep788_new_record pep788_link_to_main pep788_set_up "
     "pep788_link_kept pep788_drop_kept pep788_drop_all_kept pep788_kept_in_child"
 ).split()
-MACROS = ("PEP788_TRACED", "PEP788_TAGS")
+MACROS = ("PEP788_TRACED", "PEP788_TAGS", "PEP788_BUCKETS")
 
 SANITIZERS = {"thread": "ThreadSanitizer", "address,undefined": "AddressSanitizer and UBSan"}
 REPORT = re.compile(r"^.*(?:WARNING: ThreadSanitizer|ERROR: \w+Sanitizer|SUMMARY: \w+Sanitizer|runtime error:|"
