@@ -296,6 +296,7 @@ static void await(const word_t *at, word_t value)
 #define PEP788_SPIN(turns) ((void)(turns), explore_spin())
 #define PEP788_POST(lock) post_wake(lock)
 #define PEP788_ENGINE_ONLY
+#define PEP788_NOT_INLINE static inline
 #define PEP788_SHARDS SHARDS
 #define PEP788_SHARD() shard_of((int)(me - arena.thread))
 #define malloc(size) allocate(size)
