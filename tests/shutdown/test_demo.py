@@ -1,6 +1,6 @@
 """`pep788 demo`: its verdicts, its exit status, and that it can be interrupted.
 
-Run from the tree without the package around it, so that its extension module need not be built.
+Run from the tree in a package that has nothing else, so that its extension module need not be built.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Dict, Tuple
 import pytest
 import support
 
-DEMO = support.REPO / "src" / "pep788" / "demo"
+SOURCE = support.REPO / "src" / "pep788"
+SHARED = ["_options.py", "_processes.py"]
 
 # The new API's names with the old API's behaviour: what the demo must not call green.
 FAKE_HEADER = """
@@ -34,17 +35,18 @@ FAKE_HEADER = """
 """
 
 
-@pytest.fixture
-def site(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A folder to put on the path, with the demo under a name of its own."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    (folder / "demo_of_tree").symlink_to(DEMO)
-    return folder
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder to put on the path, with the demo in a package of its own."""
+    package = tmp_path_factory.mktemp("site") / "tree"
+    package.mkdir()
+    for name in ["demo", *SHARED]:
+        (package / name).symlink_to(SOURCE / name)
+    return package.parent
 
 
 def demo(site: pathlib.Path, *arguments: str, **env: str) -> support.Result:
-    return support.run_child([sys.executable, "-m", "demo_of_tree", *arguments], path=[site], env=env, timeout=300)
+    return support.run_child([sys.executable, "-m", "tree.demo", *arguments], path=[site], env=env, timeout=300)
 
 
 def test_demo_tells_old_from_new(site: pathlib.Path) -> None:
@@ -63,11 +65,13 @@ def test_demo_tells_old_from_new(site: pathlib.Path) -> None:
 
 def test_demo_is_not_green_by_construction(tmp_path: pathlib.Path) -> None:
     package = tmp_path / "site" / "fake"
-    shutil.copytree(DEMO, package / "demo_of_tree")
+    shutil.copytree(SOURCE / "demo", package / "demo")
+    for name in SHARED:
+        shutil.copy(SOURCE / name, package)
     (package / "include").mkdir()
     (package / "include" / "pep788.h").write_text(FAKE_HEADER)
     result = support.run_child(
-        [sys.executable, "-m", "demo_of_tree", "--only", "pool", "--runs", "3", "--json"], path=[package], timeout=300
+        [sys.executable, "-m", "fake.demo", "--only", "pool", "--runs", "3", "--json"], path=[package.parent], timeout=300
     ).check(1)
     assert json.loads(result.out)["programs"][0]["cells"]["new"]["ok"] != 3
 
@@ -89,7 +93,7 @@ def test_demo_refuses_bad_environment(site: pathlib.Path) -> None:
 def test_demo_prints_the_table_so_far_on_ctrl_c(site: pathlib.Path, tmp_path: pathlib.Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    argv = [sys.executable, "-m", "demo_of_tree", "--only", "pool", "--runs", "20"]
+    argv = [sys.executable, "-m", "tree.demo", "--only", "pool", "--runs", "20"]
     env = dict(os.environ, PYTHONPATH=str(site), TMPDIR=str(scratch))
     with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -135,7 +139,7 @@ NO_RICH = """
 import importlib.util, sys
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "rich" else real(name, *rest)
-from demo_of_tree import main
+from tree.demo import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -159,12 +163,12 @@ def test_demo_without_colours(site: pathlib.Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def run_module() -> ModuleType:
-    sys.path.insert(0, str(DEMO))
+def run_module(site: pathlib.Path) -> ModuleType:
+    sys.path.insert(0, str(site))
     try:
-        return importlib.import_module("_run")
+        return importlib.import_module("tree.demo._run")
     finally:
-        sys.path.remove(str(DEMO))
+        sys.path.remove(str(site))
 
 
 # asked, attached, back, refused, killed at the door, killed inside, finished

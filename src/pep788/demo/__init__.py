@@ -17,6 +17,8 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
+from .._options import seconds, whole_number
+from .._processes import no_core_files
 from . import _build, _programs, _report
 from ._run import OUTCOMES, Cell, run_cell
 
@@ -38,21 +40,19 @@ exit status: 0 if all is well with pep788, 1 if not, 2 if the demo cannot run, 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo; returns the exit status."""
-    options = _parse(argv)
-    if isinstance(options, int):
-        return options
+    """Run the demo; usage errors end in SystemExit(2) by argparse."""
+    options = _parser().parse_args(argv)
     try:
         _build.check_setup()
     except _build.SetupError as error:
         print(f"pep788 demo: {error}", file=sys.stderr)
         return 2
-    _no_core_files()
+    no_core_files()
     programs = [program for program in _programs.ALL if not options.only or program.key in options.only]
     return _Demo(programs, _build.columns(), options).run()
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace | int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pep788 demo",
         description=__doc__,
@@ -63,14 +63,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace | int:
     runs = os.environ.get("PEP788_DEMO_RUNS") or "20"
     parser.add_argument(
         "--runs",
-        type=_positive_int,
+        type=whole_number,
         default=runs,
         metavar="N",
         help="processes a cell (default: $PEP788_DEMO_RUNS or 20)",
     )
     parser.add_argument(
         "--timeout",
-        type=_positive_seconds,
+        type=seconds,
         default="10",
         metavar="S",
         help="a process that takes longer hangs (default: 10)",
@@ -83,36 +83,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace | int:
         help=f"one of {', '.join(keys)}; repeat for more",
     )
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
-    try:
-        return parser.parse_args(argv)
-    except SystemExit as stop:  # the caller gets a status, also for --help
-        return stop.code if isinstance(stop.code, int) else 2
-
-
-def _positive_int(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
-def _positive_seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1e6:  # also refuses nan
-        raise ValueError(text)
-    return number
-
-
-# argparse's messages name the type by these: "invalid number of processes value: 'x'"
-_positive_int.__name__ = "number of processes"
-_positive_seconds.__name__ = "number of seconds"
-
-
-def _no_core_files() -> None:
-    """Dozens of crashes are expected; the children inherit the limit."""
-    import resource  # POSIX only, which check_setup() has asked for
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    return parser
 
 
 class _Demo:

@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import os
 import pathlib
-import signal
 import struct
 import subprocess
 import sys
@@ -14,6 +13,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Callable
+
+from .._processes import kill_session, signal_name
 
 # Each process has threads of its own: more at a time than cores only slow them down.
 JOBS = max(2, os.cpu_count() or 2)
@@ -128,7 +129,7 @@ def classify(status: int, hung: bool, ledger: Ledger) -> tuple[str, str]:
     if hung:
         return "hang", ""
     if status < 0:
-        return "crash", _signal_name(-status)
+        return "crash", signal_name(-status)
     if status > 0:
         return "error", f"exit status {status}"
     if not ledger.finished:
@@ -136,13 +137,6 @@ def classify(status: int, hung: bool, ledger: Ledger) -> tuple[str, str]:
     if ledger.killed or ledger.frozen:
         return "lost", ""
     return ("parked", "") if ledger.parked else ("ok", "")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
 
 
 class _Child:
@@ -179,13 +173,8 @@ class _Child:
         return run
 
     def kill(self) -> None:
-        """Kill the session and reap its leader; harmless when it has ended."""
-        if self._process.returncode is None:
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
-                pass
-        self._process.wait()
+        """Harmless when it has ended."""
+        kill_session(self._process)
 
 
 def _environment(job: Job, ledger: pathlib.Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+from .._options import seconds, whole_number
 from . import _html, _interpreters, _report, _stats
 from ._child import Limits
 from ._interpreters import NotFoundError
@@ -42,11 +43,8 @@ FORMATS = ("text", "json", "junit", "html")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    try:
-        options = _parse(list(sys.argv[1:] if argv is None else argv))
-    except SystemExit as stop:  # the caller gets a status, also for --help
-        return stop.code if isinstance(stop.code, int) else USAGE
+    """Run the command; usage errors end in SystemExit(2) by argparse."""
+    options = _parse(list(sys.argv[1:] if argv is None else argv))
     try:
         return _stress(options)
     except (NotFoundError, SetupError) as problem:
@@ -282,41 +280,27 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--runs", type=_count, default=100, metavar="N", help="processes a cell (default: 100)")
-    add("--jobs", type=_count, default=default_jobs(), metavar="N", help="at once (default: processors)")
+    add("--runs", type=whole_number, default=100, metavar="N", help="processes a cell (default: 100)")
+    add("--jobs", type=whole_number, default=default_jobs(), metavar="N", help="at once (default: processors)")
     add("--python", dest="pythons", action="append", default=[], metavar="X", help="a version or a path in place of "
         "the command's python; repeat for more")  # fmt: skip
     add("--compare", action="store_true", help="two commands, before and after, and whether they differ")
     add("--embed", action="store_true", help="the command is a program that embeds Python and may go on after it")
-    add("--timeout", type=_seconds, default=10.0, metavar="S", help="a hang: not gone that long after finalization "
+    add("--timeout", type=seconds, default=10.0, metavar="S", help="a hang: not gone that long after finalization "
         "began (default: 10)")  # fmt: skip
-    add("--limit", type=_seconds, default=600.0, metavar="S", help="a hang as well: the whole run (default: 600)")
+    add("--limit", type=seconds, default=600.0, metavar="S", help="a hang as well: the whole run (default: 600)")
     add("--status", type=int, default=0, metavar="N", help="the exit status it should have (default: 0)")
     add("--until-confidence", type=_percent, metavar="PERCENT", help="as many runs as prove, if none fails, a failure "
         "rate below --rate with this confidence")  # fmt: skip
     add("--rate", type=_percent, default="1", metavar="PERCENT", help="for --until-confidence (default: 1)")
     add("--no-amplify", dest="amplify", action="store_false", help="no pauses: the program as it is")
-    add("--seed", type=_count, metavar="N", help="of the first run's pauses; the next ones count up (default: new)")
+    add("--seed", type=whole_number, metavar="N", help="of the first run's pauses; the next count up (default: new)")
     add(
         "--no-stacks", dest="stacks", action="store_false", help="do not stop crashed and hung processes for a debugger"
     )
     add("--format", choices=FORMATS, default="text", help="default: text")
     add("-o", "--output", type=pathlib.Path, metavar="FILE", help="write the report there")
     return parser
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1e6:  # also refuses nan
-        raise ValueError(text)
-    return number
 
 
 def _percent(text: str) -> float:
@@ -326,7 +310,4 @@ def _percent(text: str) -> float:
     return number / 100
 
 
-# argparse's messages name the type by these: "invalid number of seconds value: 'x'"
-_count.__name__ = "whole number above 0"
-_seconds.__name__ = "number of seconds"
 _percent.__name__ = "percentage between 0 and 100"

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Optional
 
+from .._processes import kill_session
 from . import _record, _stacks
 from ._record import Record
 
@@ -106,13 +107,7 @@ class Child:
 
     def kill(self) -> None:
         """Kill the session, reap its leader and remove what it has written; harmless once more."""
-        if self._process.returncode is None:
-            # Not reaped yet, even if it has ended by itself: the number of the group is still its own.
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
-                pass
-            self._process.wait()
+        kill_session(self._process)
         self._output.read()
         self._output.close()
         shutil.rmtree(self._folder, ignore_errors=True)

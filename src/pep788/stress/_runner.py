@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Callable, Optional
 
+from .._processes import no_core_files
 from . import _verdict
 from ._child import Child, Ended, Limits
 from ._stacks import Wanted
@@ -152,13 +153,6 @@ class Runner:
 def _tells_more(failure: Failure, ended: Ended, group: Group) -> bool:
     mine = (bool(ended.stacks), bool(failure.frames))
     return mine > (bool(group.sample.stacks), bool(group.failure.frames))
-
-
-def no_core_files() -> None:
-    """Crashes are expected by the dozen; children inherit the limit."""
-    import resource  # POSIX only
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def default_seed() -> int:

@@ -7,6 +7,7 @@ import re
 import signal
 from typing import Optional
 
+from .._processes import signal_name
 from ._child import Ended
 from ._record import KILLED, STAGES, TEARDOWN, Record
 from ._stacks import TOP_FRAMES, top
@@ -174,13 +175,6 @@ def _status(ended: Ended) -> Failure:
 
 def _stage(stage: Optional[int]) -> str:
     return "not known" if stage is None else STAGES[stage] + (" (flag set)" if stage == TEARDOWN else "")
-
-
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
 
 
 def threads_lost(ended: Ended) -> int:
