@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -18,7 +19,7 @@ from setuptools.errors import CompileError
 FLAGS: list[str] = [] if sys.platform == "win32" else ["-pthread"]
 
 
-def with_header(files: list[str], compile_flags: list[str], link_flags: list[str]) -> Extension:
+def with_header(files: list[str], compile_flags: Sequence[str] = (), link_flags: Sequence[str] = ()) -> Extension:
     return Extension(
         f"pep788.{files[0]}",
         sources=[f"src/pep788/{file}.c" for file in files],
@@ -27,8 +28,8 @@ def with_header(files: list[str], compile_flags: list[str], link_flags: list[str
         # Python guards promise more than the native API (fork, reports, no starvation),
         # so they never use it.
         define_macros=[("PEP788_ALWAYS", "1")],
-        extra_compile_args=FLAGS + compile_flags,
-        extra_link_args=FLAGS + link_flags,
+        extra_compile_args=[*FLAGS, *compile_flags],
+        extra_link_args=[*FLAGS, *link_flags],
     )
 
 
@@ -51,20 +52,11 @@ FFI_PROBE = """
 #endif
 """
 CALLBACK = with_header(["_callback"], FFI_COMPILE, FFI_LINK)
-EXTENSIONS = [with_header(["_core", "_watchdog"], [], []), CALLBACK]
+EXTENSIONS = [with_header(["_core", "_watchdog"]), CALLBACK]
 if sys.platform == "linux":
-    EXTENSIONS.append(
-        Extension(
-            "pep788._shield",
-            sources=["src/pep788/_shield.c"],
-            include_dirs=["src/pep788/include"],
-            depends=["src/pep788/include/pep788.h"],
-            libraries=["dl"],  # in libc itself from glibc 2.34 on
-            # Each callback asks for thread-local data eight times: 2 ns each without this. musl refuses such a module.
-            extra_compile_args=FLAGS + (["-ftls-model=initial-exec"] if platform.libc_ver()[0] == "glibc" else []),
-            extra_link_args=FLAGS,
-        )
-    )
+    # Each callback asks for thread-local data eight times: 2 ns each without this. musl refuses such a module.
+    STATIC_TLS = ["-ftls-model=initial-exec"] if platform.libc_ver()[0] == "glibc" else []
+    EXTENSIONS.append(with_header(["_shield"], STATIC_TLS, ["-ldl"]))  # dl: in libc itself from glibc 2.34 on
     # No module: a library for LD_PRELOAD, which must not need Python. -fexceptions: pthread_exit unwinds through it.
     EXTENSIONS.append(
         Extension(
