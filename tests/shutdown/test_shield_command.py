@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pathlib
 import sys
@@ -70,6 +71,14 @@ def test_a_sitecustomize_that_was_there_still_runs(
     (app.parent / "sitecustomize.py").write_text("print('there before')\n")
     path = os.pathsep.join([str(app.parent), str(package)])
     assert shield(str(app), PYTHONPATH=path).check(3).out.endswith("there before\nTrue []\n")
+
+
+def test_without_a_sitecustomize_there_is_none(shield: Callable[..., support.Result]) -> None:
+    """As without the shield: the name is free, and our folders are not on the path."""
+    if importlib.util.find_spec("sitecustomize") is not None:
+        pytest.skip("this interpreter has a sitecustomize of its own")
+    code = "import sys; print('sitecustomize' in sys.modules, [p for p in sys.path if 'pep788/' in p])"
+    assert shield("--", sys.executable, "-c", code).check().out == "False []\n"
 
 
 def test_an_interpreter_without_pep788_says_so_and_goes_on(package: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import importlib
 import importlib.util
 import pathlib
 import platform
@@ -41,8 +42,15 @@ PROGRAMS = HERE / "programs"
 DEMO = support.REPO / "src" / "pep788" / "demo"
 
 
+def _load_demo_run() -> ModuleType:
+    """Import demo/_run.py as part of a package without an __init__, whose extension module need not be built."""
+    tree = ModuleType("pep788_tree")
+    tree.__path__ = [str(DEMO.parent)]
+    sys.modules[tree.__name__] = tree
+    return importlib.import_module("pep788_tree.demo._run")
+
+
 def _load(name: str, path: pathlib.Path) -> ModuleType:
-    """Import one file of the demo without the package, whose extension module need not be built."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -51,7 +59,7 @@ def _load(name: str, path: pathlib.Path) -> ModuleType:
     return module
 
 
-demo_run = _load("pep788_demo_run", DEMO / "_run.py")
+demo_run = _load_demo_run()
 record = _load("pep788_shutdown_record", HERE / "record.py")
 
 COLUMNS = {

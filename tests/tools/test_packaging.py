@@ -27,6 +27,7 @@ IN_WHEEL = {
     "pep788/__init__.pxd",
     "pep788/__main__.py",
     "pep788/_core.pyi",
+    "pep788/_site/_pep788_site.py",
     "pep788/cli.py",
     "pep788/cmake/__init__.py",
     "pep788/cmake/pep788Config.cmake",

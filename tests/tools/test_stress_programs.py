@@ -176,7 +176,7 @@ def test_a_sitecustomize_of_the_user_is_imported(stress, tmp_path):
 
 def test_without_a_sitecustomize_there_is_none(package, tmp_path):
     """As without pep788 stress: the name is free, and its folder is not on the path."""
-    code = "import sys; assert 'sitecustomize' not in sys.modules; assert not [p for p in sys.path if 'inject' in p]"
+    code = "import sys; assert 'sitecustomize' not in sys.modules; assert not [p for p in sys.path if 'pep788/' in p], sys.path"
     if importlib.util.find_spec("sitecustomize") is not None:
         pytest.skip("this interpreter has a sitecustomize of its own")
     argv = [sys.executable, "-m", "pep788", "stress", "--runs", "2", "--", sys.executable, "-c", code]

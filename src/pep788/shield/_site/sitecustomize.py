@@ -1,22 +1,10 @@
 """Found first on PYTHONPATH by programs that `pep788 shield -- ...` starts: puts the shield up, then steps aside."""
 
-import importlib
 import os
 import sys
 
-
-def _step_aside() -> None:
-    """Import the sitecustomize that this one hides, if there is one."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here]
-    this = sys.modules.pop("sitecustomize")
-    try:
-        importlib.import_module("sitecustomize")
-    except ImportError as error:
-        if error.name != "sitecustomize":
-            raise
-        sys.modules["sitecustomize"] = this
-
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "_site"))
+from _pep788_site import step_aside  # noqa: E402
 
 if os.environ.get("PEP788_SHIELD") == "1":
     try:
@@ -25,4 +13,4 @@ if os.environ.get("PEP788_SHIELD") == "1":
         print(f"pep788: shield is off: {sys.executable} cannot import pep788: {error}", file=sys.stderr)
     else:
         shield.enable_from_environment()
-_step_aside()
+step_aside(__file__)
