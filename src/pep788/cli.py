@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import errno
 import importlib
+import io
 import json
 import os
 import pathlib
@@ -157,7 +158,7 @@ def _vendor(options: argparse.Namespace) -> int:
     except vendor.VendorError as error:
         return _fail(str(error))
     except OSError as error:
-        return _fail(f"{error.filename or folder}: {error.strerror or error}")
+        return _fail(f"{error.filename or folder}: {error.strerror or error}; name a folder that can be written")
     for file in files:
         verb = "wrote" if file in written else "up to date:"
         print(f"{verb} {file.path}")
@@ -243,6 +244,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; usage errors end in SystemExit(2) by argparse."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # LANG=C: a report is not lost for one character
     try:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))

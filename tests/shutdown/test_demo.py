@@ -21,7 +21,7 @@ import pytest
 import support
 
 SOURCE = support.REPO / "src" / "pep788"
-SHARED = ["_options.py", "_processes.py"]
+SHARED = ["_console.py", "_processes.py"]
 
 # The new API's names with the old API's behaviour: what the demo must not call green.
 FAKE_HEADER = """

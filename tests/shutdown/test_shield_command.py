@@ -86,7 +86,7 @@ def test_an_interpreter_without_pep788_says_so_and_goes_on(package: pathlib.Path
     site = package / "pep788" / "shield" / "_site"
     result = support.run_child("print('ran')", path=[site, tmp_path], env={"PEP788_SHIELD": "1"}).check()
     assert result.out == "ran\n"
-    assert result.err.endswith("cannot import pep788: not for this interpreter\n")
+    assert result.err.endswith("cannot import pep788 (not for this interpreter); install it there\n")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,7 @@ def test_an_interpreter_without_pep788_says_so_and_goes_on(package: pathlib.Path
         (["--limit", "-1", "--", "true"], "--limit"),
         (["--install", "--", "true"], "stand alone"),
         (["--install", "--uninstall"], "not allowed with"),
+        (["-m"], "-m needs the name of a module"),
     ],
 )
 def test_wrong_usage(shield: Callable[..., support.Result], words: list[str], complaint: str) -> None:
@@ -105,7 +106,9 @@ def test_wrong_usage(shield: Callable[..., support.Result], words: list[str], co
 
 
 def test_a_command_that_is_not_there(shield: Callable[..., support.Result]) -> None:
-    assert shield("--", "no-such-command").check(1).err == "pep788: no-such-command: no such command\n"
+    result = shield("--", "no-such-command").check(1)
+    assert result.err == "pep788: no-such-command: no such command; check the name, or give its path\n"
+    assert shield("--", "/").check(1).err == "pep788: / is a folder; name a program\n"
 
 
 def test_help(shield: Callable[..., support.Result]) -> None:
@@ -128,6 +131,9 @@ def test_install_is_inert_without_the_variable_and_is_undone(package: pathlib.Pa
     assert run("-c", loaded, PEP788_SHIELD="0").check().out == "False\n"
     result = run("-W", "error", "-c", SAYS, PEP788_SHIELD="1").check()
     assert (result.out, result.err) == ("True []\n", "")
+    result = run("-c", SAYS, PEP788_SHIELD="1", PEP788_SHIELD_LIMIT="nan").check()
+    said = "pep788: shield is off: PEP788_SHIELD_LIMIT='nan' is not a number of seconds; give one like 5\n"
+    assert (result.out, result.err) == ("False []\n", said)
     run("-m", "pep788", "shield", "--uninstall").check()
     assert not pth.exists()
     assert "is not there" in run("-m", "pep788", "shield", "--uninstall").check().out

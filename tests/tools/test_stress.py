@@ -51,11 +51,23 @@ def stress(command):
         (["--nonsense", "--", "true"], "unrecognized arguments"),
         (["--python", "9.9", "--", "python"], "--python 9.9: not on PATH"),
         (["--python", "/no/such/python", "--", "python"], "no such program"),
-        (["--", "/no/such/program"], "/no/such/program cannot be run: No such file or directory"),
+        (["python", "app.py"], "the command comes after --: pep788 stress -- python app.py"),
+        (["-m"], "-m needs the name of a module"),
+        (["--python", "/bin/true", "--", "python"], "is no Python 3 (it said nothing): give another one with --python"),
+        (["--", "/no/such/program"], "/no/such/program: no such command; check the name, or give its path"),
+        (["--", "/"], "/ is a folder; name a program"),
+        (["--", "{file}"], "is not executable; put its interpreter in front, such as python, or chmod +x it"),
+        (["--", "{empty}"], "is no program; put its interpreter in front, such as python"),
+        (["--", "{script}"], "needs an interpreter that is not there; look at its first line"),
     ],
 )
-def test_wrong_arguments_say_what_is_wrong(stress, words, complaint):
-    result = stress(*words).check(2)
+def test_wrong_arguments_say_what_is_wrong(stress, tmp_path, words, complaint):
+    files = {"file": "", "empty": "", "script": "#!/no/such/interpreter\n"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o644 if name == "file" else 0o755)
+    paths = {name: str(tmp_path / name) for name in files}
+    result = stress(*[word.format(**paths) for word in words]).check(2)
     assert complaint in result.err
     assert "Traceback" not in result.err
 
@@ -163,6 +175,54 @@ def test_junit(stress, tmp_path):
     assert failure is not None and failure.attrib["message"].startswith("SIGABRT")
 
 
+# A line of code, an escape and a byte that is no UTF-8, as the words of a command.
+HOSTILE = [b"-c", b"'\x1b\xff'\nimport os\nos._exit(3)"]
+
+
+@pytest.mark.parametrize("format_name", ["text", "json", "junit", "html"])
+def test_a_command_of_any_bytes(package, tmp_path, format_name):
+    output = tmp_path / "report"
+    options = ["--runs", "1", "--format", format_name, "-o", str(output), "--"]
+    argv = [sys.executable, "-m", "pep788", "stress", *options, sys.executable, *HOSTILE]
+    env = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    result = support.run_child(argv, path=[package], env=env).check(1)
+    assert "\x1b" not in result.out
+    if format_name == "junit":
+        assert ElementTree.parse(output).getroot().find("testsuite/testcase") is not None
+    assert output.read_text(encoding="utf-8")
+
+
+def test_standard_output_that_is_closed(package, tmp_path):
+    """The exit status still tells, and a file is still written."""
+    output = tmp_path / "report.txt"
+    argv = [sys.executable, "-m", "pep788", "stress", "--runs", "1", "--no-stacks"]
+    script = 'exec "$@" <&- >&-'
+    result = support.run_child(["sh", "-c", script, "sh", *argv, "--", *BAD], path=[package]).check(1)
+    assert "Traceback" not in result.err
+    result = support.run_child(["sh", "-c", script, "sh", *argv, "-o", output, "--", *OK], path=[package]).check()
+    assert "GREEN" in output.read_text()
+
+
+def test_a_report_fits_the_terminal(package):
+    argv = [sys.executable, "-m", "pep788", "stress", "--runs", "1", "--", sys.executable, "-c", "import os; os._exit(3)"]
+    result = support.run_child(argv, path=[package], env={"COLUMNS": "60"}).check(1)
+    assert max(map(len, result.out.splitlines())) <= 60, result.describe()
+    result = support.run_child([*argv[:4], "--help"], path=[package], env={"COLUMNS": "80"}).check()
+    assert max(map(len, result.out.splitlines())) <= 80, result.describe()
+
+
+def test_a_thread_that_hung_has_not_crashed(package):
+    """It is sent SIGABRT, for its stacks, which is no event of its own."""
+    code = """if True:
+        from pep788.stress import _html, _record
+        stages = (0, 10, 0, 0, 0, 0, 0, 0)
+        events = (_record.Event(5, 7, _record.STARTED), _record.Event(90, 7, _record.CRASHED))
+        record = _record.Record(1, "3.12.1", True, 1, stages, 1, 6, 7, True, (), (), 0, events)
+        print("crashed" in _html.timeline(record, 100, hung=True), "crashed" in _html.timeline(record, 100, hung=False))
+    """
+    assert support.run_child(code, path=[package]).check().out == "False True\n"
+
+
 def test_html_is_one_file_with_pictures(stress, tmp_path):
     output = tmp_path / "report.html"
     hostile = [sys.executable, "-c", "import os; os.write(2, b'<script>alert(1)</script>\\x00\\xff'); os.abort()"]
@@ -209,6 +269,13 @@ def test_the_same_seed_gives_the_same_pauses(tmp_path):
     assert seen[0] == seen[1] != seen[2]
 
 
+def test_no_temporary_folder(package):
+    code = "import tempfile; tempfile.tempdir = '/no/such/folder'; from pep788.cli import main; raise SystemExit(main())"
+    argv = [sys.executable, "-c", code, "stress", "--", *OK]
+    result = support.run_child(argv, path=[package]).check(2)
+    assert "no temporary folder (No such file or directory): set TMPDIR to one you can write" in result.err
+
+
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 
@@ -217,7 +284,8 @@ def test_an_interrupt_gives_the_report_so_far_and_leaves_nothing(package, tmp_pa
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     program = f"import os, time\nfile = os.open({str(fifo)!r}, os.O_WRONLY)\nos.write(file, b'x')\ntime.sleep(3600)"
-    argv = [sys.executable, "-m", "pep788", "stress", "--runs", "9", "--jobs", "2", "--", sys.executable, "-c", program]
+    argv = [sys.executable, "-m", "pep788", "stress", "--runs", "9999999", "--jobs", "2", "--"]
+    argv += [sys.executable, "-c", program]
     env = {**os.environ, "PYTHONPATH": str(package), "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with open(fifo, "rb") as reader:
@@ -264,6 +332,10 @@ def test_option():
 @pytest.mark.pep788_stress(runs=0)
 def test_number():
     pass
+
+@pytest.mark.pep788_stress(runs=1)
+async def test_async():
+    pass
 """
 
 
@@ -278,10 +350,11 @@ def test_the_pytest_plugin(package, tmp_path, xdist):
     out = result.out
     for name in ("test_good", "test_fixture"):
         assert re.search(rf"^PASSED .*test_them.py::{name}$", out, re.MULTILINE), result.describe()
-    for name in ("test_bad", "test_fixture_bad", "TestClass::test_method", "test_option", "test_number"):
+    for name in ("test_bad", "test_fixture_bad", "TestClass::test_method", "test_option", "test_number", "test_async"):
         assert re.search(rf"^FAILED .*test_them.py::{name}( - .*)?$", out, re.MULTILINE), result.describe()
     assert "SIGABRT" in out and "exit status 4" in out
-    assert "only for functions of a module" in out
+    assert "[1] test_bad: 2 of 2 runs: SIGABRT" in out
+    assert "only for functions of a module" in out and "it is async, and would not be awaited" in out
     assert "rounds" in out and "runs must be above 0, not 0" in out
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from .._options import seconds, whole_number
+from .._console import ParagraphHelp, seconds, whole_number
 from .._processes import no_core_files
 from . import _build, _programs, _report
 from ._run import OUTCOMES, Cell, run_cell
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="pep788 demo",
         description=__doc__,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=ParagraphHelp,
     )
     keys = [program.key for program in _programs.ALL]
     runs = os.environ.get("PEP788_DEMO_RUNS") or "20"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
-import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TextIO
 
+from .._console import has_colours, terminal_columns
 from ._build import ALWAYS, NATIVE, NEW, OLD, RECOMPILED, Column
 from ._programs import Program
 from ._run import Cell, Run
@@ -138,7 +137,7 @@ class Progress:
         elif self._live:
             line = f"{self._done}/{self._total}  {what}"
             # A line that reaches the last column wraps, and what has wrapped cannot be overwritten.
-            self._stream.write(f"\r\x1b[K{line[: _columns() - 1]}")
+            self._stream.write(f"\r\x1b[K{line[: terminal_columns() - 1]}")
             self._stream.flush()
 
     def step(self, what: str) -> None:
@@ -187,9 +186,14 @@ def show(
     for note in notes:
         print()
         for line in note.splitlines():
-            print(textwrap.fill(line, _columns(), subsequent_indent="  ", break_long_words=False))
+            # Commands among them are to be copied: no word is broken.
+            print(
+                textwrap.fill(
+                    line, terminal_columns(), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+                )
+            )
     print()
-    print(textwrap.fill(conclusion(columns, cells), _columns()))
+    print(textwrap.fill(conclusion(columns, cells), terminal_columns()))
 
 
 def conclusion(columns: Sequence[Column], cells: Cells) -> str:
@@ -216,12 +220,7 @@ def _definitions(heading: str, lines: list[tuple[str, str]]) -> None:
     print(f"\n{heading}:")
     for word, meaning in lines:
         first = f"  {word.ljust(width)}  "
-        print(textwrap.fill(meaning, _columns(), initial_indent=first, subsequent_indent=" " * len(first)))
-
-
-def _columns() -> int:
-    """Columns of the terminal; of none, as many as fit in every window."""
-    return max(40, shutil.get_terminal_size((80, 24)).columns)
+        print(textwrap.fill(meaning, terminal_columns(), initial_indent=first, subsequent_indent=" " * len(first)))
 
 
 def _legend(column: Column) -> str:
@@ -247,11 +246,11 @@ def _show_rich(
 
 
 def _show_plain(headings: list[str], names: list[str], rows: list[list[Verdict]], title: str) -> None:
-    colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    colours = has_colours()
     table = [[Verdict((name,), ""), *row] for name, row in zip(names, rows)]
     cells = [[(heading,) for heading in headings], *([cell.lines for cell in row] for row in table)]
     widths = _fitted([max(len(line) for cell in column for line in cell) for column in zip(*cells)])
-    print(textwrap.fill(title, _columns()))
+    print(textwrap.fill(title, terminal_columns()))
     print()
     _print_row([Verdict((heading,), "") for heading in headings], widths, False)
     print("  ".join("-" * width for width in widths))
@@ -262,7 +261,7 @@ def _show_plain(headings: list[str], names: list[str], rows: list[list[Verdict]]
 def _fitted(widths: list[int]) -> list[int]:
     """Make the widest columns narrower until the row fits the terminal; a column keeps room for its words."""
     widths = list(widths)
-    while sum(widths) + 2 * (len(widths) - 1) > _columns() and max(widths) > LEAST_WIDTH:
+    while sum(widths) + 2 * (len(widths) - 1) > terminal_columns() and max(widths) > LEAST_WIDTH:
         widths[widths.index(max(widths))] -= 1
     return widths
 

@@ -12,6 +12,7 @@ import sys
 import sysconfig
 from typing import Dict, List, Mapping, NoReturn, Sequence, Tuple
 
+from pep788._processes import why_not_run
 from pep788.shield import DRAIN_SECONDS, ShieldError
 from pep788.shield._patch import check_platform
 
@@ -39,6 +40,8 @@ def main(argv: Sequence[str]) -> int:
         return _install() if options.install else _uninstall()
     if not command:
         parser.error("a command is missing: pep788 shield -- python app.py")
+    if command == [sys.executable, "-m"]:
+        parser.error("-m needs the name of a module")
     return _run(command, options)
 
 
@@ -100,12 +103,11 @@ def _run(command: List[str], options: argparse.Namespace) -> int:
         command = [sys.executable, *command]
     program = shutil.which(command[0])
     if program is None:
-        return _fail(f"{command[0]}: no such command")
-    sys.stdout.flush()
+        return _fail(why_not_run(command[0]))
     try:
         _become(program, command, _environment(os.environ, options))
     except OSError as error:
-        return _fail(f"{command[0]}: {error.strerror}")
+        return _fail(why_not_run(program, error))
 
 
 def _become(program: str, command: List[str], environment: Dict[str, str]) -> NoReturn:

@@ -271,6 +271,7 @@ class _Shield:
 
 _lock = RLock()
 _shield: Optional[_Shield] = None
+_is_off_told = False  # site runs the .pth files of a virtual environment twice
 
 
 def check_platform() -> _elf.Machine:
@@ -382,18 +383,30 @@ def _forget_lock() -> None:
 
 def enable_from_environment() -> None:
     """What the `.pth` file and `pep788 shield` call at start-up: never an exception, at most a line on stderr."""
-    if is_enabled():
+    global _is_off_told
+    if is_enabled() or _is_off_told:
         return
     limit = os.environ.get("PEP788_SHIELD_LIMIT")
     try:
-        enable(float(limit) if limit else None, _at_start_up=True)
+        enable(_limit_of(limit) if limit else None, _at_start_up=True)
     except _NotMain:
         return
-    except (ShieldError, ValueError) as error:
+    except ShieldError as error:
+        _is_off_told = True
         print(f"pep788: shield is off: {error}", file=sys.stderr)
         return
     if os.environ.get("PEP788_SHIELD_REPORT") == "1":
         atexit.register(_print_report)
+
+
+def _limit_of(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < float("inf"):
+        raise ShieldError(f"PEP788_SHIELD_LIMIT={text!r} is not a number of seconds; give one like 5")
+    return seconds
 
 
 def _print_report() -> None:

@@ -18,9 +18,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from .._options import seconds, whole_number
+from .._console import ParagraphHelp, has_colours, seconds, terminal_columns, whole_number
+from .._processes import why_not_run
 from . import _html, _interpreters, _report, _stats
-from ._child import Limits
+from ._child import Limits, SetupError
 from ._interpreters import NotFoundError
 from ._runner import Cell, Plan, Runner, default_seed
 from ._verdict import VERDICTS
@@ -52,10 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
 
 
-class SetupError(Exception):
-    """Nothing could be run; the message says what to do."""
-
-
 def run(
     command: Sequence[str],
     *,
@@ -66,11 +63,13 @@ def run(
     status: int = 0,
     seed: int | None = None,
     jobs: int | None = None,
+    label: str = "",
 ) -> _report.Report:
     """Run a command many times to its end, as ``pep788 stress`` does, and return the report.
 
-    ``timeout`` is in seconds from the moment that finalization begins, ``limit`` for a whole run.  ``report.failed``
-    says whether a run failed.  SetupError if the command cannot be run, ValueError for numbers that make no sense.
+    ``timeout`` is in seconds from the moment that finalization begins, ``limit`` for a whole run; ``label`` is what the
+    report calls the command.  ``report.failed`` says whether a run failed.  SetupError if the command cannot be run,
+    ValueError for numbers that make no sense.
     """
     numbers = {"runs": runs, "jobs": jobs, "seed": seed, "timeout": timeout, "limit": limit}
     for name, number in numbers.items():
@@ -87,7 +86,7 @@ def run(
         stacks=True,
         probe=find_probe(),
     )
-    return _fill(plan, [Cell(_label(command), list(command))], compare=False, stream=None)
+    return _fill(plan, [Cell(label or _label(command), list(command))], compare=False, stream=None)
 
 
 def _stress(options: argparse.Namespace) -> int:
@@ -127,7 +126,7 @@ def _fill(plan: Plan, cells: list[Cell], compare: bool, stream: TextIO | None) -
                 interrupted = True
                 break
             except OSError as error:
-                raise SetupError(f"{cell.argv[0]} cannot be run: {error.strerror or error}") from error
+                raise SetupError(why_not_run(cell.argv[0], error)) from error
     return _report.Report(plan, cells, compare, interrupted, time.monotonic() - began)
 
 
@@ -142,29 +141,32 @@ def find_probe() -> pathlib.Path | None:
 
 
 def _write(report: _report.Report, options: argparse.Namespace) -> None:
-    text = render(report, options.format, colours=options.output is None and sys.stdout.isatty())
-    if options.output is None:
-        sys.stdout.write(text)
-        return
-    try:
-        options.output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        sys.stdout.write(_report.as_text(report))
-        raise SetupError(f"{options.output} cannot be written ({error.strerror}): the report is above") from error
-    if options.format != "text":
-        sys.stdout.write(_report.as_text(report, sys.stdout.isatty()))
-    print(f"written: {options.output}", file=sys.stderr)
+    problem = None
+    if options.output is not None:
+        try:
+            options.output.write_text(render(report, options.format), encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            problem = SetupError(f"{options.output} cannot be written ({error.strerror}): the report is above")
+    if options.output is None and options.format != "text":
+        print(render(report, options.format), end="")
+    elif options.output is None or options.format != "text" or problem:
+        width = min(_report.WIDTH, terminal_columns(_report.WIDTH))
+        print(_report.as_text(report, has_colours(), width), end="")
+    if problem is not None:
+        raise problem
+    if options.output is not None:
+        print(f"written: {options.output}", file=sys.stderr)
 
 
-def render(report: _report.Report, format_name: str, colours: bool = False) -> str:
-    """The report in one of FORMATS."""
+def render(report: _report.Report, format_name: str) -> str:
+    """The report in one of FORMATS, for a file."""
     if format_name == "json":
         return _report.as_json(report)
     if format_name == "junit":
         return _report.as_junit(report)
     if format_name == "html":
         return _html.as_html(report)
-    return _report.as_text(report, colours)
+    return _report.as_text(report)
 
 
 def _columns(options: argparse.Namespace) -> list[tuple[str, list[str]]]:
@@ -184,7 +186,7 @@ def _columns(options: argparse.Namespace) -> list[tuple[str, list[str]]]:
 
 def _label(words: Sequence[str]) -> str:
     text = " ".join(" ".join([pathlib.PurePath(words[0]).name, *words[1:]]).split())  # -c takes lines
-    return text if len(text) <= 40 else text[:39] + "…"
+    return _report.shortened(_report.printable(text), 40)
 
 
 @contextlib.contextmanager
@@ -220,15 +222,15 @@ class _Progress:
         runs, failures = len(cell.runs), cell.failures
         now = time.monotonic()
         left = (now - self._began) / self._done * (self._total - self._done)
-        text = f"{cell.label}: {failures} of {runs} failed ({_report.rate(failures, runs)})"
+        text = f"{failures} of {runs} failed ({_report.rate(failures, runs)})"
         if self._live and (now - self._shown > 0.1 or runs == self._runs):
             self._shown = now
-            line = f"{self._done}/{self._total}  {text}  {left:.0f} s left"
+            line = f"{self._done}/{self._total}, {left:.0f} s left: {text}, {cell.label}"
             # A line that reaches the last column wraps, and what has wrapped cannot be overwritten.
             self._stream.write("\r\033[K" + line[: shutil.get_terminal_size().columns - 1])
             self._stream.flush()
         elif not self._live and runs == self._runs:
-            print(text, file=self._stream, flush=True)
+            print(f"{cell.label}: {text}", file=self._stream, flush=True)
 
 
 # --- the command line -----------------------------------------------------------------------------------------------
@@ -237,7 +239,12 @@ class _Progress:
 def _parse(argv: list[str]) -> argparse.Namespace:
     mine, commands, module = _split(argv)
     parser = _parser()
-    options = parser.parse_args(mine)
+    options, unknown = parser.parse_known_args(mine)
+    if unknown:
+        hint = "" if unknown[0].startswith("-") else "; the command comes after --: pep788 stress -- python app.py"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    if module == ["-m"]:
+        parser.error("-m needs the name of a module")
     if module:
         commands = [[sys.executable, *module]]
     if options.compare and len(commands) != 2:
@@ -277,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
         usage=USAGE_TEXT,
         description=__doc__,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=ParagraphHelp,
     )
     add = parser.add_argument
     add("--runs", type=whole_number, default=100, metavar="N", help="processes a cell (default: 100)")

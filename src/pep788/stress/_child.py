@@ -23,6 +23,10 @@ DUMP_SECONDS = 2.0
 """How long a hung process may take to write its Python stacks, which the signal ABRT makes faulthandler do."""
 
 
+class SetupError(Exception):
+    """Nothing could be run; the message says what to do."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """In seconds: from the moment that finalization begins, and for the whole run."""
@@ -57,7 +61,10 @@ class Child:
         self, argv: Sequence[str], seed: int, amplify: bool, limits: Limits, probe: Optional[pathlib.Path], embed: bool
     ) -> None:
         self._seed, self._limits, self._embed = seed, limits, embed
-        self._folder = pathlib.Path(tempfile.mkdtemp(prefix="pep788-stress-"))
+        try:
+            self._folder = pathlib.Path(tempfile.mkdtemp(prefix="pep788-stress-"))
+        except OSError as error:
+            raise SetupError(f"no temporary folder ({error.strerror}): set TMPDIR to one you can write") from error
         self._stacks = ""
         self._looked: set[int] = set()
         self._output = _Tail()

@@ -18,7 +18,7 @@ THREAD_WORDS = {ENDED: "ended by itself", KILLED: "ended by CPython", PARKED: "a
 THREAD_COLOURS = {ENDED: COLOURS["ok"], KILLED: COLOURS["lost"], PARKED: "#b45309", CRASHED: COLOURS["crash"]}
 DOT, GAP, PER_ROW = 10, 3, 60
 LANES = 24
-WIDTH, LABELS, LANE = 920, 150, 20
+WIDTH, LABELS, ENDS, LANE = 920, 150, 120, 20
 
 STYLE = """
 :root { color-scheme: light; }
@@ -34,7 +34,8 @@ th:first-child, td:first-child { text-align: left; } tr { border-bottom: 1px sol
 dt { color: #52606d; } dd { margin: 0; }
 pre { background: #f7f9fb; padding: .8em; overflow: auto; max-height: 28em; font-size: 12.5px; line-height: 1.35; }
 summary { cursor: pointer; color: #334e68; }
-svg { max-width: 100%; height: auto; }
+.wide { overflow-x: auto; } .wide table { white-space: nowrap; }
+svg { max-width: 100%; min-width: 640px; height: auto; }
 svg text { font: 12px system-ui, sans-serif; fill: #1f2933; paint-order: stroke; stroke: #fffc; stroke-width: 3px; }
 .legend span { display: inline-block; margin-right: 1.2em; } .legend i { display: inline-block; width: .8em;
          height: .8em;
@@ -44,8 +45,8 @@ svg text { font: 12px system-ui, sans-serif; fill: #1f2933; paint-order: stroke;
 
 def as_html(report: Report) -> str:
     """Verdicts of all runs as dots, and for each group why, what to do, a timeline of the sample, and its stacks."""
-    failed = [cell for cell in report.cells if cell.failures]
-    title = f"{len(failed)} of {len(report.cells)} failed" if failed else "no failure seen"
+    failures, runs = sum(cell.failures for cell in report.cells), sum(len(cell.runs) for cell in report.cells)
+    title = f"{failures} of {runs} runs failed" if failures else f"no failure seen in {runs} runs"
     body = [
         f"<h1>pep788 stress: {title}{' (interrupted)' if report.interrupted else ''}</h1>",
         *_table(report),
@@ -68,7 +69,7 @@ def as_html(report: Report) -> str:
 
 
 def _table(report: Report) -> Iterable[str]:
-    yield "<table><tr><th></th><th>runs</th>" + "".join(f"<th>{name}</th>" for name in VERDICTS)
+    yield '<div class="wide"><table><tr><th></th><th>runs</th>' + "".join(f"<th>{name}</th>" for name in VERDICTS)
     yield "<th>failed</th><th>true rate</th></tr>"
     for cell in report.cells:
         counts = "".join(f"<td>{cell.count(name) or '·'}</td>" for name in VERDICTS)
@@ -78,7 +79,7 @@ def _table(report: Report) -> Iterable[str]:
             f'<td class="{colour}">{_report.rate(cell.failures, len(cell.runs))}</td>'
             f"<td>{_text(_report.bound(cell))}</td></tr>"
         )
-    yield "</table>"
+    yield "</table></div>"
 
 
 def _comparison(report: Report) -> Iterable[str]:
@@ -102,10 +103,10 @@ def _dots(cell: Cell) -> str:
         for at, run in enumerate(sorted(cell.runs, key=lambda run: run.seed))
     )
     width, height = LABELS + PER_ROW * step, rows * step + 6
-    label = _text(cell.label if len(cell.label) <= 22 else cell.label[:21] + "…")
+    label = _text(_report.shortened(cell.label, 22))
     return (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="runs of {_text(cell.label)}">'
-        f'<text x="0" y="10">{label}</text>{dots}</svg>'
+        f'<div class="wide"><svg viewBox="0 0 {width} {height}" width="{width}" role="img" '
+        f'aria-label="runs of {_text(cell.label)}"><text x="0" y="10">{label}</text>{dots}</svg></div>'
     )
 
 
@@ -114,7 +115,7 @@ def _group(cell: Cell, group: Group) -> str:
     facts = [("stage", failure.stage), ("why", failure.why), ("do", failure.advice)]
     parts = [f"<dt>{name}</dt><dd>{_text(text)}</dd>" for name, text in facts]
     record = max(sample.records, key=lambda one: (one.crash_signal, one.lost, one.ending_ns), default=None)
-    picture = timeline(record, sample.over_ns) if record is not None else ""
+    picture = timeline(record, sample.over_ns, bool(sample.hung)) if record is not None else ""
     details = [
         ("Frames", "\n".join(failure.frames)),
         ("Standard error", sample.stderr),
@@ -133,17 +134,17 @@ def _group(cell: Cell, group: Group) -> str:
     )
 
 
-def timeline(record: Record, over_ns: int) -> str:
+def timeline(record: Record, over_ns: int, hung: bool) -> str:
     """Stages of finalization as bands, and foreign threads as bars in them."""
     stages = _verdict.stages(record, over_ns)
     end = max(stages[-1][2], 1e-6)
     begin = max(0.0, _ending(stages) - 0.25 * (end - _ending(stages)))  # what came before finalization is cut off
-    scale = (WIDTH - LABELS) / (end - begin if end > begin else 1e-6)
+    scale = (WIDTH - LABELS - ENDS) / (end - begin if end > begin else 1e-6)
 
     def x(seconds: float) -> float:
         return round(LABELS + (min(max(seconds, begin), end) - begin) * scale, 1)
 
-    lanes = _lanes(record)
+    lanes = _lanes(record, hung)
     shown = lanes[:LANES]
     height = 30 + LANE * (len(shown) + 1)
     parts = []
@@ -168,12 +169,12 @@ def timeline(record: Record, over_ns: int) -> str:
         )
         if kind:
             parts.append(f'<circle cx="{x(last)}" cy="{y + 9.5}" r="5" fill="{colour}"/>')
-        parts.append(f'<text x="{min(ends + 9, WIDTH - 110)}" y="{y + 13}">{word}</text>')
+        parts.append(f'<text x="{ends + 9}" y="{y + 13}">{word}</text>')
     more = f"<p>{len(lanes) - LANES} more threads.</p>" if len(lanes) > LANES else ""
     used = [(STAGE_COLOURS[number], STAGES[number]) for number, _, _ in stages]
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img" aria-label="timeline of the sample">'
-        f"{''.join(parts)}</svg>{more}{_legend(used)}"
+        f'<div class="wide"><svg viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img" '
+        f'aria-label="timeline of the sample">{"".join(parts)}</svg></div>{more}{_legend(used)}'
     )
 
 
@@ -181,14 +182,15 @@ def _ending(stages: Sequence[tuple[int, float, float]]) -> float:
     return stages[1][1] if len(stages) > 1 else 0.0
 
 
-def _lanes(record: Record) -> list[tuple[int, float, float, int]]:
+def _lanes(record: Record, hung: bool) -> list[tuple[int, float, float, int]]:
     """Thread, begin, last event and its kind (0: none), for threads that were there when finalization began."""
     began: dict[int, float] = {}
     last: dict[int, Event] = {}
     for event in record.events:
-        at = (event.ns - record.begin_ns) * 1e-9
         if event.kind == STARTED:
-            began[event.thread] = at
+            began[event.thread] = (event.ns - record.begin_ns) * 1e-9
+        elif event.kind == CRASHED and hung:
+            continue  # it was sent SIGABRT, for its stacks
         elif not (event.kind == ENDED and event.thread in last):  # pthread_exit by CPython also ends the thread
             last[event.thread] = event
     ending = record.ending_ns

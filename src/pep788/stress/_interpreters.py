@@ -65,8 +65,11 @@ def version_of(executable: str) -> str:
             [executable, "-I", "-S", "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
         )
         return str(json.loads(done.stdout))
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise NotFoundError(f"{executable} does not run as a Python: {error}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotFoundError(f"{executable} does not run: {error}") from error
+    except ValueError as error:
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[0]
+        raise NotFoundError(f"{executable} is no Python 3 ({said}): give another one with --python") from error
 
 
 def is_python(word: str) -> bool:

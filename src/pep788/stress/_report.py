@@ -16,6 +16,7 @@ from ._runner import Cell, Group, Plan
 from ._verdict import OK, VERDICTS
 
 WIDTH = 100
+LEAST_LABEL = 8
 SAMPLE_LINES = 60
 _NOT_XML = re.compile("[^\t\n -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ANSI = {"green": "32", "red": "31", "dim": "2", "bold": "1"}
@@ -36,6 +37,10 @@ class Report:
         """With --compare the second command is the one that must not fail."""
         judged = self.cells[1::2] if self.compare else self.cells
         return any(cell.failures for cell in judged)
+
+
+def shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def rate(count: int, runs: int) -> str:
@@ -65,27 +70,34 @@ def significance(before: Cell, after: Cell) -> str:
 
 
 class _Style:
-    def __init__(self, colours: bool) -> None:
-        self._colours = colours
+    def __init__(self, colours: bool, width: int) -> None:
+        self._colours, self.width = colours, width
 
     def __call__(self, colour: str, text: str) -> str:
+        text = printable(text)
         return f"\033[{_ANSI[colour]}m{text}\033[0m" if self._colours else text
 
+    def wrap(self, text: str, indent: int = 2) -> list[str]:
+        blanks = " " * indent
+        return textwrap.wrap(
+            printable(text), self.width, subsequent_indent=blanks, break_long_words=False, break_on_hyphens=False
+        )
 
-def as_text(report: Report, colours: bool = False) -> str:
+
+def as_text(report: Report, colours: bool = False, width: int = WIDTH) -> str:
     """Table, comparison, groups with one sample each, and what the numbers prove."""
-    style = _Style(colours)
+    style = _Style(colours, width)
     lines = [*_table(report, style), ""]
     if report.compare:
         for before, after in zip(report.cells[::2], report.cells[1::2]):
-            lines += _wrap(f"{after.label}: {significance(before, after)}")
+            lines += style.wrap(f"{after.label}: {significance(before, after)}")
         lines.append("")
     number = 0
     for cell in report.cells:
         for group in ordered(cell):
             number += 1
             lines += [*_group(number, cell, group, style), ""]
-    return "\n".join([*lines, *_notes(report)]).rstrip() + "\n"
+    return "\n".join([*lines, *_notes(report, style)]).rstrip() + "\n"
 
 
 def ordered(cell: Cell) -> list[Group]:
@@ -109,6 +121,10 @@ def _table(report: Report, style: _Style) -> list[str]:
             [cell.label, str(len(cell.runs)), *counts, rate(cell.failures, len(cell.runs)), bound(cell), colour]
         )
     widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(len(heads))]
+    others = sum(widths[1:]) + 2 * len(widths[1:])
+    widths[0] = min(widths[0], max(LEAST_LABEL, style.width - others))
+    for row in rows:
+        row[0] = shortened(row[0], widths[0])
     lines = ["  ".join(text.ljust(width) if at == 0 else text.rjust(width) for at, (text, width) in
                        enumerate(zip(row, widths))).rstrip() for row in [heads, *rows]]  # fmt: skip
     painted = [style("red" if row[-1] == "RED" else "green", line) for row, line in zip(rows, lines[1:])]
@@ -121,11 +137,12 @@ def _is_used(report: Report, verdict: str) -> bool:
 
 def _group(number: int, cell: Cell, group: Group, style: _Style) -> Iterable[str]:
     failure = group.failure
-    yield style("red", f"[{number}] {cell.label}: {len(group.runs)} of {len(cell.runs)} runs: {failure.title}")
+    title = f"[{number}] {cell.label}: {len(group.runs)} of {len(cell.runs)} runs: {failure.title}"
+    yield from (style("red", line) for line in style.wrap(title, 4))
     yield f"    verdict  {failure.verdict}: {VERDICTS[failure.verdict]}"
     yield f"    stage    {failure.stage}"
-    yield from _wrap(f"    why      {failure.why}", 13)
-    yield from _wrap(f"    do       {failure.advice}", 13)
+    yield from style.wrap(f"    why      {failure.why}", 13)
+    yield from style.wrap(f"    do       {failure.advice}", 13)
     if failure.frames:
         yield "    frames   " + "\n             ".join(failure.frames[:8])
     yield f"    sample   run with seed {group.sample.seed}"
@@ -138,7 +155,7 @@ def _group(number: int, cell: Cell, group: Group, style: _Style) -> Iterable[str
             yield from (style("dim", f"      | {line[:160]}") for line in [*shown, *cut])
 
 
-def _notes(report: Report) -> list[str]:
+def _notes(report: Report, style: _Style) -> list[str]:
     notes = []
     for cell in report.cells:
         runs = len(cell.runs)
@@ -159,11 +176,7 @@ def _notes(report: Report) -> list[str]:
     notes.append(f"{seeds}; {report.seconds:.0f} s{'; interrupted' if report.interrupted else ''}")
     if plan.amplify:
         notes.append("The same pauses once more: --seed SEED --runs 1.")
-    return [line for note in notes for line in _wrap(note)]
-
-
-def _wrap(text: str, indent: int = 2) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    return [line for note in notes for line in style.wrap(note)]
 
 
 # --- for machines -------------------------------------------------------------------------------------------------
@@ -236,13 +249,17 @@ def as_junit(report: Report) -> str:
     root = ElementTree.Element("testsuites")
     for cell in report.cells:
         suite = ElementTree.SubElement(
-            root, "testsuite", name=f"pep788 stress: {cell.label}", tests=str(len(cell.runs)),
+            root, "testsuite", name=printable(f"pep788 stress: {cell.label}"), tests=str(len(cell.runs)),
             failures=str(cell.failures), errors="0", time=f"{sum(run.seconds for run in cell.runs):.3f}",
         )  # fmt: skip
         groups = {seed: group for group in cell.groups for seed in group.runs}
         for run in sorted(cell.runs, key=lambda run: run.seed):
             case = ElementTree.SubElement(
-                suite, "testcase", classname=shlex.join(cell.argv), name=f"seed {run.seed}", time=f"{run.seconds:.3f}"
+                suite,
+                "testcase",
+                classname=printable(shlex.join(cell.argv)),
+                name=f"seed {run.seed}",
+                time=f"{run.seconds:.3f}",
             )
             group = groups.get(run.seed)
             if group is not None:
@@ -256,5 +273,5 @@ def as_junit(report: Report) -> str:
 
 
 def printable(text: str) -> str:
-    """Without the characters that XML 1.0 cannot have."""
+    """Without the characters that XML 1.0 cannot have, nor a terminal wants."""
     return _NOT_XML.sub("?", text)

@@ -7,7 +7,7 @@ import dataclasses
 import pathlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Callable, Optional
 
 from .._processes import no_core_files
@@ -102,21 +102,27 @@ class Runner:
         """Do all runs of a cell.  OSError if the command cannot be started."""
         no_core_files()
         wanted = Wanted(self._plan.stacks)
-        with concurrent.futures.ThreadPoolExecutor(self._plan.jobs) as pool:
-            seeds = range(self._plan.seed, self._plan.seed + self._plan.runs)
-            futures = [pool.submit(self._one, cell, seed, wanted) for seed in seeds]
+        seeds = iter(range(self._plan.seed, self._plan.seed + self._plan.runs))
+        jobs = min(self._plan.jobs, self._plan.runs)
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             try:
+                futures = [pool.submit(self._some, cell, seeds, wanted) for _ in range(jobs)]
                 for future in concurrent.futures.as_completed(futures):
                     future.result()
             except BaseException:
                 self.stop()  # the others kill their child and return
-                for future in futures:
-                    future.cancel()
                 raise
 
+    def _some(self, cell: Cell, seeds: Iterator[int], wanted: Wanted) -> None:
+        """Do runs, next to other threads that do, until there are no more."""
+        while not self._stopped.is_set():
+            with self._lock:
+                seed = next(seeds, None)
+            if seed is None:
+                return
+            self._one(cell, seed, wanted)
+
     def _one(self, cell: Cell, seed: int, wanted: Wanted) -> None:
-        if self._stopped.is_set():
-            return
         plan = self._plan
         child = Child(cell.argv, seed, plan.amplify, plan.limits, plan.probe, plan.embed)
         try:

@@ -72,9 +72,9 @@ def collect(pid: int, thread: int) -> str:
 
 def _first(text: str, thread: int) -> str:
     """The stack of one thread before those of the others, without what the tool says before the first."""
-    blocks = re.split(r"^(?=Thread \d|Traceback for thread)", text, flags=re.MULTILINE)[1:]
+    blocks = [block.strip() for block in re.split(r"^(?=Thread \d|Traceback for thread)", text, flags=re.MULTILINE)[1:]]
     mine = re.compile(rf"\(LWP {thread}\)|Traceback for thread {thread}\b")
-    return "".join(sorted(blocks, key=lambda block: mine.search(block.split("\n", 1)[0]) is None)).strip()
+    return "\n\n".join(sorted(blocks, key=lambda block: mine.search(block.split("\n", 1)[0]) is None))
 
 
 def _tools(pid: int) -> list[tuple[list[str], str]]:

@@ -131,9 +131,9 @@ def _crash(ended: Ended, record: Optional[Record]) -> Failure:
     elif "terminate called" in said or "not rethrown" in said:
         why, advice = UNWOUND, PORT
     elif stage == 0:
-        why, advice = NOT_AT_EXIT, "Look at the stacks below."
+        why, advice = NOT_AT_EXIT, "Look at the frames and stacks below."
     elif main and not any(_ATTACHES.search(frame) for frame in frames):
-        why, advice = TORN, "Look at the stacks below: what is destroyed there, and who still uses it?"
+        why, advice = TORN, "Look at the frames and stacks below: what is destroyed there, and who still uses it?"
     elif frames and frames[0] == "? (?)":
         why, advice = UNLOADED, "Stop and join the threads of that library before the program ends."
     elif frames and not any(_OF_PYTHON.search(frame) for frame in frames):
@@ -166,10 +166,10 @@ def _status(ended: Ended) -> Failure:
     lines = [line for line in ended.stderr.splitlines() if line.strip()]
     stage = ended.records[0].stage if ended.records else None
     why = f"The last it said: {lines[-1].strip()[:300]}" if lines else "It said nothing."
+    if ended.records and not ended.records[0].ending_ns:
+        why = f"It ended without finalization (os._exit, or a signal handler of its own). {why}"
     title = f"exit status {ended.status}"
     advice = "If that is how it should end, say so with --status."
-    if ended.records and not ended.records[0].ending_ns:
-        why += " It ended without finalization (os._exit, or a signal handler of its own)."
     return Failure(STATUS, title, _stage(stage), (), why, advice)
 
 

@@ -64,6 +64,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     where = f"@pytest.mark.{MARKER} on {pyfuncitem.nodeid}"
     if marker.args:
         pytest.fail(f"{where}: give its options by name, such as runs=50", pytrace=False)
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        pytest.fail(f"{where}: it is async, and would not be awaited; call asyncio.run() in it instead", pytrace=False)
     if "." in function.__qualname__ or inspect.signature(function).parameters:
         pytest.fail(
             f"{where}: only for functions of a module, without arguments: it is imported and called in another "
@@ -73,18 +75,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     code = LOADS.format(
         path=sys.path, module=function.__module__, file=str(pyfuncitem.path), function=function.__qualname__
     )
-    _run([sys.executable, "-c", code], marker.kwargs)
+    _run([sys.executable, "-c", code], marker.kwargs, pyfuncitem.name)
     return True
 
 
-def _run(command: Sequence[str], options: Mapping[str, Any]) -> None:
+def _run(command: Sequence[str], options: Mapping[str, Any], label: str = "") -> None:
     __tracebackhide__ = True
     from . import run
     from ._report import as_text
 
     problem = ""
     try:
-        report = run(command, **{"runs": DEFAULT_RUNS, **options})
+        report = run(command, **{"runs": DEFAULT_RUNS, "label": label, **options})
         problem = as_text(report) if report.failed else ""
     except (TypeError, ValueError) as error:  # an option that run() does not have, or a number that makes no sense
         problem = f"{MARKER}: {error}"

@@ -10,7 +10,8 @@ if os.environ.get("PEP788_SHIELD") == "1":
     try:
         from pep788 import shield
     except ImportError as error:
-        print(f"pep788: shield is off: {sys.executable} cannot import pep788: {error}", file=sys.stderr)
+        problem = f"{sys.executable} cannot import pep788 ({error}); install it there"
+        print(f"pep788: shield is off: {problem}", file=sys.stderr)
     else:
         shield.enable_from_environment()
 step_aside(__file__)
