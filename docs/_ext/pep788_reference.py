@@ -176,6 +176,12 @@ class CommandReference(SphinxDirective):
         for section in [each for node in found for each in node.findall(nodes.section)]:
             if section.next_node(nodes.title).astext() in cli.TOOLS:  # what the first parser knows of them: a line
                 section.parent.remove(section)
+        for node in found:
+            for text in [each for each in node.findall(nodes.paragraph) if "\n\n" in each.astext()]:
+                text.replace_self(paragraphs(text.astext()))
+            for usage in [each for each in node.findall(nodes.literal_block) if "\n" in each.astext()]:
+                each_way = re.sub(r"\n +(?=pep788 )", "\n", usage.astext())
+                usage.replace_self(nodes.literal_block("", each_way, classes=usage["classes"]))
         return list(found)
 
     def described(self, program: str, parser: argparse.ArgumentParser) -> list[str]:
@@ -186,6 +192,14 @@ class CommandReference(SphinxDirective):
         settings = [f":module: {module.__name__}", ":func: parser", f":prog: {program}"]
         settings += [f":title: {program}", ":no_default_values:", ":group_title_prefix:"]
         return ["```{sphinx_argparse_cli}", *settings, "```", ""]
+
+
+def paragraphs(text: str) -> list[nodes.Node]:
+    """Those of a description, which argparse has as one text; one with indented lines is a table."""
+    return [
+        nodes.literal_block("", part, language="none") if "\n " in part else nodes.paragraph("", " ".join(part.split()))
+        for part in text.strip().split("\n\n")
+    ]
 
 
 class Met(Exception):

@@ -1,4 +1,4 @@
-"""`pep788 demo`: native threads call into Python while it shuts down.
+"""Show what happens to native threads that call into Python while it shuts down.
 
 Real threads from real libraries, against the interpreter at hand, with the old API and with that of
 PEP 788. Each cell of the table is a number of fresh processes that fall off the end of the script
@@ -35,7 +35,7 @@ outcomes:
   parked        native threads sleep in PyGILState_Ensure until the process is gone, because it
                 cannot say no; what a merely recompiled extension is promised, and good there
 
-exit status: 0 if all is well with pep788, 1 if not, 2 if the demo cannot run, 130 after Ctrl-C.
+Exit status: 0 if all is well with pep788, 1 if not, 2 if the demo cannot run, 130 after Ctrl-C.
 """
 
 
