@@ -104,6 +104,42 @@ def test_an_interpreter_by_version_and_by_path(stress, tmp_path):
     assert cell["label"].startswith(version[:3]) and cell["command"][0] == sys.executable
 
 
+def test_where_interpreters_are_looked_for(package, tmp_path):
+    """PATH, then pyenv's, then uv's; never a build of another kind, and without a home there is just less to look at."""
+    folders = [f"versions/{name}/bin" for name in ("3.9.1", "3.9.18", "3.9.20t", "3.9-dev", "3.90.1")]
+    for place in [f"{folder}/python" for folder in folders] + ["path/python3.8"]:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).symlink_to(sys.executable)
+    uv = tmp_path / "path" / "uv"
+    uv.write_text('#!/bin/sh\n[ "$*" = "python find --no-project --offline 3.7" ] && echo /bin/sh\n')
+    uv.chmod(0o755)
+    code = """if True:
+        import os
+        from pep788.stress import NotFoundError, _interpreters
+        here = os.environ["PYENV_ROOT"]
+        for version in ("3.8", "3.9", "3.9.1", "3.9t", "3.7", "3.6"):
+            try:
+                print(version, os.path.relpath(_interpreters.find(version), here))
+            except NotFoundError:
+                print(version, "not found")
+        del os.environ["PYENV_ROOT"]
+        os.environ.pop("HOME", None)
+        os.path.expanduser = lambda path: path  # of a user without an entry
+        try:
+            print(_interpreters.find("3.6"))
+        except NotFoundError as error:
+            print(error)
+    """
+    env = {"PATH": str(tmp_path / "path"), "PYENV_ROOT": str(tmp_path)}
+    lines = support.run_child(code, path=[package], env=env).check().out.splitlines()
+    assert lines[:4] == [
+        "3.8 path/python3.8", "3.9 versions/3.9.18/bin/python",
+        "3.9.1 versions/3.9.1/bin/python", "3.9t versions/3.9.20t/bin/python",
+    ]  # fmt: skip
+    assert lines[4].endswith("bin/sh") and lines[5] == "3.6 not found"
+    assert "not among pyenv's versions, not among uv's; give its path" in lines[6]
+
+
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 
-VERSION = re.compile(r"\d+(\.\d+){0,2}[a-z]*")
+VERSION = re.compile(r"(\d+(?:\.\d+){0,2})([a-z]*)")
 PYTHON = re.compile(r"(python|pypy)[\d.]*[a-z]*(\.exe)?")
 
 
@@ -34,14 +34,23 @@ def find(name: str) -> str:
 
 
 def _candidates(version: str) -> Iterator[str]:
-    pyenv = pathlib.Path(os.environ.get("PYENV_ROOT") or pathlib.Path.home() / ".pyenv") / "versions"
-    matching = [folder for folder in pyenv.glob("*") if folder.name == version or folder.name.startswith(version + ".")]
     on_path = shutil.which(f"python{version}")
     if on_path is not None and "shims" not in pathlib.Path(on_path).parts:  # pyenv's shims fail if none is active
         yield on_path
-    for folder in sorted(matching, key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)], reverse=True):
-        yield str(folder / "bin" / "python")
+    yield from _of_pyenv(version)
     yield from _of_uv(version)
+
+
+def _of_pyenv(version: str) -> Iterator[str]:
+    """The newest first; one that is no release, such as 3.15.0rc1 or 3.15-dev, last."""
+    root = pathlib.Path(os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv"))
+    wanted = VERSION.fullmatch(version)
+    assert wanted is not None, version
+    name = re.compile(rf"({re.escape(wanted[1])}(?:\.\d+)*)((?:a|b|rc)\d+|-dev)?{wanted[2]}")  # 3.14 is not 3.14.0t
+    found = [(match, folder) for folder in root.glob("versions/*") if (match := name.fullmatch(folder.name))]
+    found.sort(key=lambda pair: (pair[0][2] is None, [int(n) for n in pair[0][1].split(".")]), reverse=True)
+    for _, folder in found:
+        yield str(folder / "bin" / "python")
 
 
 def _of_uv(version: str) -> Iterator[str]:
