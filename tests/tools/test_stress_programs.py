@@ -204,7 +204,12 @@ def test_nothing_is_left_behind(package, pool, tmp_path):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     mark = "60788"
-    program = f"import subprocess, threading; subprocess.Popen(['sleep', '{mark}']); threading.Thread(target=threading.Event().wait).start()"
+    program = f"""if True:
+        import subprocess, threading
+        subprocess.Popen(["sleep", "{mark}"])
+        subprocess.Popen(["sleep", "{mark}"], start_new_session=True)
+        threading.Thread(target=threading.Event().wait).start()
+    """
     argv = [sys.executable, "-m", "pep788", "stress", "--runs", "2", "--timeout", "0.5", "--no-stacks"]
     support.run_child([*argv, "--", sys.executable, "-c", program], path=[package], env={"TMPDIR": str(scratch)}).check(1)
     assert not list(scratch.iterdir())

@@ -19,6 +19,7 @@ from ._record import Record
 
 INJECT = pathlib.Path(__file__).resolve().parent / "inject"
 OUTPUT_LIMIT = 64_000
+KILL_SECONDS = 2.0
 DUMP_SECONDS = 2.0
 """How long a hung process may take to write its Python stacks, which the signal ABRT makes faulthandler do."""
 
@@ -115,9 +116,25 @@ class Child:
     def kill(self) -> None:
         """Kill the session, reap its leader and remove what it has written; harmless once more."""
         kill_session(self._process)
+        self._kill_strays()
         self._output.read()
         self._output.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _kill_strays(self) -> None:
+        """Kill what has left the session (daemons): each process has a record, and our folder in its environment."""
+        end = time.monotonic() + KILL_SECONDS
+        mark = f"\0PEP788_STRESS_DIR={self._folder}\0".encode()
+        strays = True
+        while strays and time.monotonic() < end:
+            strays = False
+            for path in self._folder.glob("[0-9]*"):
+                try:
+                    if mark in b"\0" + pathlib.Path("/proc", path.name, "environ").read_bytes():
+                        strays = True  # or was until now: it is gone when its environment is
+                        os.kill(int(path.name), signal.SIGKILL)
+                except OSError:  # it has ended, or is not ours; or there is no /proc
+                    pass
 
     def _is_over(self) -> bool:
         """Whether the leader has ended; it is left to be reaped, so that its group can be killed without a race."""
