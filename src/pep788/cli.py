@@ -108,7 +108,9 @@ def _info(options: argparse.Namespace) -> int:
         try:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:  # a script without `if __name__ == "__main__"` exits when imported
-            return _fail(f"{name} cannot be imported: {type(error).__name__}: {error}")
+            missing = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
+            hint = "; install it here, or set PYTHONPATH to its folder" if missing else ""
+            return _fail(f"{name} cannot be imported: {type(error).__name__}: {error}{hint}")
     info = collect_info()
     print(info.as_json() if options.json else info.as_text())
     return OK

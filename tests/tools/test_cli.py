@@ -103,6 +103,7 @@ def test_info_about_a_module_that_cannot_be_imported(command):
     result = command("info", "no_such_module").check(1)
     assert result.out == ""
     assert result.err.startswith("pep788: no_such_module cannot be imported: ModuleNotFoundError: ")
+    assert result.err.endswith("; install it here, or set PYTHONPATH to its folder\n")
 
 
 @pytest.mark.parametrize("status", ["3", "0", "", "'bye'"])

@@ -287,7 +287,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=ParagraphHelp,
     )
     add = parser.add_argument
-    add("--runs", type=whole_number, default=100, metavar="N", help="processes a cell (default: 100)")
+    add("--runs", type=whole_number, default=100, metavar="N", help="processes of each command (default: 100)")
     add("--jobs", type=whole_number, default=default_jobs(), metavar="N", help="at once (default: processors)")
     add("--python", dest="pythons", action="append", default=[], metavar="X", help="a version or a path in place of "
         "the command's python; repeat for more")  # fmt: skip

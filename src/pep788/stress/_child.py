@@ -48,6 +48,7 @@ class Ended:
     records: tuple[Record, ...]
     """Of the processes that were a Python, the first one first."""
     stderr: str
+    """What it wrote, to standard output, too; of much only the end."""
     stacks: str
     """Stacks of all threads at the moment of the crash or while it hung, or ""."""
     seconds: float

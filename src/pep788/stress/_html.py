@@ -118,7 +118,7 @@ def _group(cell: Cell, group: Group) -> str:
     picture = timeline(record, sample.over_ns, bool(sample.hung)) if record is not None else ""
     details = [
         ("Frames", "\n".join(failure.frames)),
-        ("Standard error", sample.stderr),
+        ("Output", sample.stderr),
         ("Stacks of all threads", sample.stacks),
     ]
     return (

@@ -146,11 +146,11 @@ def _group(number: int, cell: Cell, group: Group, style: _Style) -> Iterable[str
     if failure.frames:
         yield "    frames   " + "\n             ".join(failure.frames[:8])
     yield f"    sample   run with seed {group.sample.seed}"
-    for title, text in (("stderr", group.sample.stderr), ("stacks", group.sample.stacks)):
+    for title, text in (("output", group.sample.stderr), ("stacks", group.sample.stacks)):
         kept = text.strip().splitlines()
         if kept:
             cut = [f"... {len(kept) - SAMPLE_LINES} more lines in --format json"] if len(kept) > SAMPLE_LINES else []
-            shown = kept[-SAMPLE_LINES:] if title == "stderr" else kept[:SAMPLE_LINES]
+            shown = kept[-SAMPLE_LINES:] if title == "output" else kept[:SAMPLE_LINES]
             yield f"    {title}:"
             yield from (style("dim", f"      | {line[:160]}") for line in [*shown, *cut])
 
