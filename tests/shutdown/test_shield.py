@@ -315,20 +315,25 @@ def test_disable_takes_its_limit_and_its_hook_along_but_no_others(run: Callable[
     run(code, up=False).check()
 
 
+# A callback of a native thread that is inside until `go` is set.
+IN_FLIGHT = """
+import threading, unmodified
+from pep788 import shield
+
+go, inside, done = threading.Event(), threading.Event(), threading.Event()
+
+def callback():
+    inside.set()
+    go.wait()
+    done.set()
+
+unmodified.call_soon(callback)
+inside.wait()
+"""
+
+
 def test_disable_waits_for_callbacks_in_flight(run: Callable[..., support.Result]) -> None:
     code = """
-        import threading, unmodified
-        from pep788 import shield
-
-        go, inside, done = threading.Event(), threading.Event(), threading.Event()
-
-        def callback():
-            inside.set()
-            go.wait()
-            done.set()
-
-        unmodified.call_soon(callback)
-        inside.wait()
         assert not shield.disable(wait=0.05)
         shield.enable()
         unmodified.call_soon(callback)
@@ -336,7 +341,7 @@ def test_disable_waits_for_callbacks_in_flight(run: Callable[..., support.Result
         done.wait()
         assert shield.disable()
     """
-    run(code).check()
+    run(IN_FLIGHT + textwrap.dedent(code)).check()
 
 
 def test_on_and_off_while_threads_run_through_the_slots(run: Callable[..., support.Result]) -> None:
@@ -389,24 +394,12 @@ def test_the_report_names_objects_symbols_and_the_interpreter(run: Callable[...,
 
 def test_a_thread_that_went_in_before_comes_out_after(run: Callable[..., support.Result]) -> None:
     code = """
-        import threading, unmodified
-        from pep788 import shield
-
-        go, inside, done = threading.Event(), threading.Event(), threading.Event()
-
-        def callback():
-            inside.set()
-            go.wait()
-            done.set()
-
-        unmodified.call_soon(callback)
-        inside.wait()
         shield.enable()
         go.set()
         done.wait()
         unmodified.call_soon(done.set)
     """
-    run(code, up=False).check()
+    run(IN_FLIGHT + textwrap.dedent(code), up=False).check()
 
 
 # --- together with everything else ----------------------------------------------------------------------------
