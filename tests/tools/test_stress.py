@@ -259,6 +259,20 @@ def test_a_thread_that_hung_has_not_crashed(package):
     assert support.run_child(code, path=[package]).check().out == "False True\n"
 
 
+def test_a_hang_says_what_it_was_sent_and_what_to_install(package):
+    code = """if True:
+        import sys
+        from pep788.stress import _stacks, main
+        _stacks._tools = lambda pid: []
+        sys.exit(main(["--runs", "1", "--timeout", "0.1", "--", *sys.argv[1:]]))
+    """
+    hangs = "import threading; threading.Thread(target=threading.Event().wait).start()"
+    argv = [sys.executable, "-c", code, sys.executable, "-c", hangs]
+    out = support.run_child(argv, path=[package]).check(1).out
+    assert "pep788 stress sent the SIGABRT at its end:" in out and "Current thread" in out
+    assert "install pystack (pip install pystack) or gdb" in out
+
+
 def test_html_is_one_file_with_pictures(stress, tmp_path):
     output = tmp_path / "report.html"
     hostile = [sys.executable, "-c", "import os; os.write(2, b'<script>alert(1)</script>\\x00\\xff'); os.abort()"]

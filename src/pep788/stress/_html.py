@@ -117,9 +117,9 @@ def _group(cell: Cell, group: Group) -> str:
     record = max(sample.records, key=lambda one: (one.crash_signal, one.lost, one.ending_ns), default=None)
     picture = timeline(record, sample.over_ns, bool(sample.hung)) if record is not None else ""
     details = [
-        ("Frames", "\n".join(failure.frames)),
-        ("Output", sample.stderr),
-        ("Stacks of all threads", sample.stacks),
+        ("frames", "\n".join(failure.frames)),
+        (_report.output_title(group), sample.stderr),
+        ("stacks of all threads", sample.stacks),
     ]
     return (
         f'<div class="group" style="--verdict:{COLOURS[failure.verdict]}">'

@@ -100,6 +100,11 @@ def as_text(report: Report, colours: bool = False, width: int = WIDTH) -> str:
     return "\n".join([*lines, *_notes(report, style)]).rstrip() + "\n"
 
 
+def output_title(group: Group) -> str:
+    """Who hangs is sent SIGABRT, so that faulthandler writes its stacks."""
+    return "output; pep788 stress sent the SIGABRT at its end" if group.sample.hung else "output"
+
+
 def ordered(cell: Cell) -> list[Group]:
     return sorted(cell.groups, key=lambda group: -len(group.runs))
 
@@ -146,11 +151,11 @@ def _group(number: int, cell: Cell, group: Group, style: _Style) -> Iterable[str
     if failure.frames:
         yield "    frames   " + "\n             ".join(failure.frames[:8])
     yield f"    sample   run with seed {group.sample.seed}"
-    for title, text in (("output", group.sample.stderr), ("stacks", group.sample.stacks)):
+    for title, text in ((output_title(group), group.sample.stderr), ("stacks", group.sample.stacks)):
         kept = text.strip().splitlines()
         if kept:
             cut = [f"... {len(kept) - SAMPLE_LINES} more lines in --format json"] if len(kept) > SAMPLE_LINES else []
-            shown = kept[-SAMPLE_LINES:] if title == "output" else kept[:SAMPLE_LINES]
+            shown = kept[:SAMPLE_LINES] if title == "stacks" else kept[-SAMPLE_LINES:]
             yield f"    {title}:"
             yield from (style("dim", f"      | {line[:160]}") for line in [*shown, *cut])
 

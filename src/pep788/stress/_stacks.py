@@ -22,6 +22,9 @@ LIMIT = 100_000
 TOP_FRAMES = 4
 """As many frames tell one failure from another."""
 
+NO_TOOL = "No native stacks: install pystack (pip install pystack) or gdb."
+NOT_ALLOWED = "No native stacks: pystack or gdb could not look at the process; is ptrace allowed (container, seccomp)?"
+
 _SIGNAL_FRAMES = re.compile(
     r"^(on_fatal|faulthandler\w*|raise|gsignal|abort|pthread_kill|__pthread_kill\w*|__restore_rt|killpg|kill) "
 )
@@ -62,11 +65,14 @@ class Wanted:
 def collect(pid: int, thread: int) -> str:
     """All that can be learnt of the threads of a process, ``thread`` first; takes seconds."""
     parts = [_threads(pid)]
-    for argv, mark in _tools(pid):
+    tools = _tools(pid)
+    for argv, mark in tools:
         text = _run(argv, mark)
         if text:
             parts.append(_first(text, thread))
             break
+    else:
+        parts.append(NOT_ALLOWED if tools else NO_TOOL)
     return "\n\n".join(filter(None, parts))
 
 
