@@ -14,7 +14,13 @@ folder that it is in.
 
 import os as _os
 
-from ._core import PythonFinalizationError, View, guard, guard_count
+try:
+    from ._core import PythonFinalizationError, View, guard, guard_count
+except ModuleNotFoundError as _error:
+    if _error.name != f"{__name__}._core":
+        raise
+    _what = f"{__file__} was not built for this Python: python -m pip install pep788, or . in a checkout of it"
+    raise ImportError(_what, name=_error.name) from None
 
 __all__ = [
     "PythonFinalizationError",

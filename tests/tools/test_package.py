@@ -1106,3 +1106,12 @@ def test_typing(package, tmp_path):
     mypy = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(user)]
     result = support.run_child(mypy, path=[package], env={"MYPYPATH": str(package)}, timeout=300)
     assert result.returncode == 0, result.describe()
+
+
+def test_a_package_that_was_not_built_says_so(tmp_path):
+    """A checkout on the path, or an installation for another version."""
+    folder = tmp_path / "pep788"
+    folder.mkdir()
+    (folder / "__init__.py").write_text((support.REPO / "src" / "pep788" / "__init__.py").read_text())
+    result = support.run_child("import pep788", path=[tmp_path]).check(1)
+    assert f"ImportError: {folder / '__init__.py'} was not built for this Python: python -m pip install" in result.err

@@ -189,6 +189,20 @@ def test_no_failure_is_no_proof_that_there_is_none(stress):
     assert "0 of 4 failed. That proves a failure rate below 53 % with 95 % confidence" in out
 
 
+def test_without_a_probe_the_stages_are_known(package):
+    """As on macOS: crashes and hangs are found with their stage, lost threads are not."""
+    code = """if True:
+        import sys
+        from pep788 import stress
+        stress.find_probe = lambda: None
+        sys.exit(stress.main(["--runs", "1", "--timeout", "0.1", "--no-stacks", "--", *sys.argv[1:]]))
+    """
+    hangs = "import threading; threading.Thread(target=threading.Event().wait).start()"
+    out = support.run_child([sys.executable, "-c", code, sys.executable, "-c", hangs], path=[package]).check(1).out
+    assert "hang: waiting for threads (threading._shutdown)" in " ".join(out.split())
+    assert "no Python was seen" not in out and "Without the probe" in out
+
+
 def test_a_program_that_is_not_seen_is_said_to_be_so(stress):
     out = " ".join(stress("--runs", 2, "--", sys.executable, "-I", "-c", "pass").check().out.split())
     assert "in 2 runs no Python was seen" in out

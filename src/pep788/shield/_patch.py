@@ -293,7 +293,7 @@ def _make() -> _Shield:
     try:
         from pep788 import _shield as native
     except ImportError as error:
-        raise ShieldError(f"this installation of pep788 has no shield: {error}") from error
+        raise ShieldError(f"this installation of pep788 has no shield ({error}); install it again") from error
     if not native.is_main():
         raise _NotMain("enable the shield in the main interpreter: it covers subinterpreters, too")
     return _Shield(native, machine)

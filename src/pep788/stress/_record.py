@@ -35,6 +35,8 @@ _EVENTS_AT = 120
 _LOSSES_AT = _EVENTS_AT + _EVENTS * _EVENT.size
 _FRAMES_AT = _LOSSES_AT + _LOSSES * _LOSS.size
 _HOLD_AT = 104
+_WRITTEN_BY_PYTHON = 96
+"""Bytes from the beginning; where there is no probe that is all."""
 SIZE = _FRAMES_AT + _TEXT
 
 
@@ -91,9 +93,9 @@ def read(path: pathlib.Path, head: bool = False) -> Optional[Record]:
     """
     with path.open("rb") as file:
         data = file.read(_HEAD.size if head else SIZE)
-    if len(data) < _HEAD.size or not data.startswith(MAGIC):
+    if len(data) < _WRITTEN_BY_PYTHON or not data.startswith(MAGIC):
         return None
-    data = data.ljust(SIZE, b"\0")  # without a probe there is only the head
+    data = data.ljust(SIZE, b"\0")
     fields = _HEAD.unpack_from(data)
     _, pid, version, stage, probed = fields[:5]
     stage_ns, begin_ns = fields[5:13], fields[13]
