@@ -41,6 +41,7 @@ Exit status: 0 no failure, 1 failures (with --compare: of the second command), 2
 130 after Ctrl-C, with the report so far."""
 
 FORMATS = ("text", "json", "junit", "html")
+ENDINGS = {".json": "json", ".xml": "junit", ".html": "html", ".htm": "html"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -258,6 +259,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
             parser.error(f"--python replaces the first word of the command, which must be python, not {words[0]}")
         if words[0].endswith(".py") and not os.access(words[0], os.X_OK):
             parser.error(f"{words[0]} is no program: write python {words[0]}")
+    if options.format is None:
+        options.format = ENDINGS.get(options.output.suffix.lower() if options.output else "", "text")
     if options.until_confidence is not None:
         options.runs = _stats.runs_for(options.until_confidence, options.rate)
     options.commands = commands
@@ -305,7 +308,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--no-stacks", dest="stacks", action="store_false", help="do not stop crashed and hung processes for a debugger"
     )
-    add("--format", choices=FORMATS, default="text", help="default: text")
+    add("--format", choices=FORMATS, help="default: by the ending of FILE, .json, .xml or .html, else text")
     add("-o", "--output", type=pathlib.Path, metavar="FILE", help="write the report there")
     return parser
 
