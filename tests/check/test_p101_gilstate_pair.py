@@ -125,3 +125,18 @@ def test_found(checker, source):
 def test_noop(checker, source):
     assert "want" not in source
     checker("P101", source)
+
+
+def test_cython_under_other_names(checker):
+    source = """
+    from cpython.pystate cimport PyGILState_Ensure as take
+    from cpython cimport pystate
+
+    cdef void on_event() noexcept nogil:
+        pystate.PyGILState_Release(take())  # want: P101
+        pystate.PyGILState_Ensure()  # want: P101
+
+    cdef int take_nothing() noexcept nogil:
+        return nothing.take_it()
+    """
+    checker("P101", source, name="x.pyx")

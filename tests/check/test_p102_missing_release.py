@@ -306,3 +306,180 @@ def test_found(checker, source):
 def test_noop(checker, source):
     assert "want" not in source
     checker("P102", source)
+
+
+CYTHON_FOUND = [
+    pytest.param(
+        "x.pyx",
+        """
+        from cpython.pystate cimport PyGILState_Ensure, PyGILState_Release, PyGILState_STATE
+
+        cdef void on_event(void *data) noexcept nogil:
+            cdef PyGILState_STATE state = PyGILState_Ensure()
+            if data == NULL:
+                return  # want: P102
+            PyGILState_Release(state)
+        """,
+        id="return",
+    ),
+    pytest.param(
+        "x.pyx",
+        """
+        from cpython.pystate cimport PyGILState_Ensure as take
+        from cpython cimport pystate
+
+        cdef int on_event(void *data) except -1 nogil:
+            state = take()
+            if data == NULL:
+                with gil:
+                    raise ValueError("no data")  # want: P102
+            pystate.PyGILState_Release(state)
+            return 0
+        """,
+        id="raise, under other names",
+    ),
+    pytest.param(
+        "x.pyx",
+        """
+        cdef extern from "Python.h":
+            int take "PyGILState_Ensure"() nogil
+            void give "PyGILState_Release"(int) nogil
+
+        cdef void on_event() noexcept nogil:
+            while True:
+                state = take()
+                if work():
+                    break
+                give(state)
+            rest()  # want: P102
+        """,
+        id="break, and the names of an extern block",
+    ),
+    pytest.param(
+        "x.pyx",
+        """
+        cdef void on_event() noexcept nogil:
+            state = PyGILState_Ensure()
+            try:
+                if work():
+                    return  # want: P102
+            finally:
+                rest()
+            PyGILState_Release(state)
+        """,
+        id="past a finally that does something else",
+    ),
+    pytest.param(
+        "x.py",
+        """
+        import cython
+        from cython.cimports.cpython.pystate import PyGILState_Ensure as take, PyGILState_Release, PyGILState_STATE
+
+        @cython.cfunc
+        @cython.nogil
+        @cython.exceptval(check=False)
+        def on_event(data: cython.p_void) -> cython.void:
+            state: PyGILState_STATE = take()
+            if data == cython.NULL:
+                return  # want: P102
+            PyGILState_Release(state)
+        """,
+        id="pure-Python mode",
+    ),
+]
+
+CYTHON_NOOP = [
+    pytest.param(
+        "x.pyx",
+        """
+        cdef int on_event(void *data) except -1 nogil:
+            state = PyGILState_Ensure()
+            try:
+                if data == NULL:
+                    return -1
+                for number in range(3):
+                    if number == 1:
+                        break
+                with gil:
+                    raise ValueError
+            finally:
+                PyGILState_Release(state)
+            return 0
+        """,
+        id="finally",
+    ),
+    pytest.param(
+        "x.pyx",
+        """
+        cdef void on_event() noexcept nogil:
+            while True:
+                state = PyGILState_Ensure()
+                try:
+                    if work():
+                        break
+                    if rest():
+                        continue
+                finally:
+                    PyGILState_Release(state)
+        """,
+        id="finally in a loop",
+    ),
+    pytest.param(
+        "x.pyx",
+        """
+        def on_event(flag):
+            if flag:
+                state = PyGILState_Ensure()
+            work()
+            if flag:
+                PyGILState_Release(state)
+        """,
+        id="a condition decides",
+    ),
+    pytest.param(
+        "x.pyx",
+        """
+        cdef PyGILState_STATE kept
+
+        cdef void enter() noexcept nogil:
+            global kept
+            kept = PyGILState_Ensure()
+
+        cdef class Holder:
+            cdef PyGILState_STATE state
+
+            cdef void enter(self) noexcept nogil:
+                self.state = PyGILState_Ensure()
+        """,
+        id="kept where others see it",
+    ),
+    pytest.param(
+        "x.py",
+        """
+        import cython
+        from cython.cimports.cpython import pystate
+
+        @cython.cfunc
+        @cython.nogil
+        def on_event(data: cython.p_void) -> cython.int:
+            state = cython.declare(pystate.PyGILState_STATE, pystate.PyGILState_Ensure())
+            if data != cython.NULL:
+                work(data)
+            pystate.PyGILState_Release(cython.cast(cython.int, state))
+            return 0
+        """,
+        id="pure-Python mode",
+    ),
+]
+
+
+@pytest.mark.parametrize("name, source", CYTHON_FOUND)
+def test_cython_found(checker, name, source):
+    assert "want: P102" in source
+    checker("P102", source, name=name)
+
+
+@pytest.mark.parametrize("name, source", CYTHON_NOOP)
+def test_cython_noop(checker, name, source):
+    assert "want" not in source
+    checker("P102", source, name=name)

@@ -129,3 +129,21 @@ def test_member_of_a_struct_in_a_header(checker, parameter, place, header, found
 def test_member_of_a_class_in_a_header(checker):
     source = "Lock::Lock()\n{\n    state_ = PyGILState_Ensure();  // want: P106\n}\n"
     checker("P106", source, name="x.cpp", lock__h="class Lock {\npublic:\n    Lock();\nprivate:\n    int state_;\n};\n")
+
+
+def test_cython_in_pure_python_mode(checker):
+    source = """
+    import cython
+    from cython.cimports.cpython.pystate import PyGILState_Ensure, PyGILState_STATE
+
+    @cython.cfunc
+    def wrong():
+        state: cython.int = PyGILState_Ensure()  # want: P106
+        other = cython.declare(cython.long, PyGILState_Ensure())  # want: P106
+
+    @cython.cfunc
+    def right():
+        state: PyGILState_STATE = PyGILState_Ensure()
+        other = cython.declare(PyGILState_STATE, PyGILState_Ensure())
+    """
+    checker("P106", source, name="x.py")

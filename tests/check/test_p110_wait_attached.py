@@ -303,3 +303,70 @@ def test_cython_waits_inside_a_library(checker):
     source = CYTHON.replace("        with nogil:\n            Pa", "        if self:\n            Pa") % ""
     source = source.replace("Pa_StopStream(NULL)", "Pa_StopStream(NULL)  # want: P110")
     checker("P110", source, name="x.pyx")
+
+
+CYTHON_THREADS = """
+cdef extern from "<thread>" namespace "std" nogil:
+    cppclass thread:
+        void join()
+
+cdef void *worker(void *data) noexcept nogil:
+    %s
+    return NULL
+
+cdef class Owner:
+    cdef thread *own
+
+    def run(self):
+        cdef pthread_t thread
+        if pthread_create(&thread, NULL, %s, NULL) != 0:
+            raise MemoryError
+        %s
+"""
+
+
+@pytest.mark.parametrize(
+    "work, started, wait, found",
+    [
+        ("with gil: print()", "worker", "pthread_join(thread, NULL)", True),
+        ("PyGILState_Release(PyGILState_Ensure())", "&worker", "pthread_join(thread, NULL)", True),
+        ("with gil: print()", "<void *(*)(void *) noexcept nogil>worker", "pthread_join(thread, NULL)", True),
+        ("with gil: print()", "worker", "self.own.join()", True),
+        ("compute(); a.gil()", "worker", "pthread_join(thread, NULL)", False),
+        ("with gil: print()", "worker", "with nogil: pthread_join(thread, NULL)", False),
+        ("with gil: print()", "worker", "', '.join(thread)", False),
+        ("with gil: print()", "worker", "names.join(thread)", False),
+    ],
+)
+def test_cython_waits_for_its_own_thread(checker, work, started, wait, found):
+    checker("P110", CYTHON_THREADS % (work, started, wait + ("  # want: P110" if found else "")), name="x.pyx")
+
+
+PURE = """
+import cython
+from cython.cimports.posix.threads import pthread_create, pthread_join, pthread_t
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def worker(data: cython.p_void) -> cython.p_void:
+    with cython.gil:
+        print()
+    return cython.NULL
+
+def run():
+    thread: pthread_t
+    pthread_create(cython.address(thread), cython.NULL, worker, cython.NULL)
+    %s
+"""
+
+
+@pytest.mark.parametrize("wait, found", [("pthread_join(thread, cython.NULL)", True), ("with cython.nogil: pthread_join(thread, cython.NULL)", False)])
+def test_cython_in_pure_python_mode(checker, wait, found):
+    checker("P110", PURE % (wait + ("  # want: P110" if found else "")), name="x.py")
+
+
+def test_cython_waits_in_a_function_of_its_own(checker):
+    source = CYTHON_THREADS % ("with gil: print()", "worker", "wait_for(thread)  # want: P110")
+    source += "\ncdef void wait_for(pthread_t thread) noexcept nogil:\n    pthread_join(thread, NULL)\n"
+    checker("P110", source, name="x.pyx")

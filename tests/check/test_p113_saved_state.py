@@ -136,3 +136,21 @@ def test_found(checker, source):
 def test_noop(checker, source):
     assert "want" not in source
     checker("P113", source, name="x.cpp")
+
+
+CYTHON = """
+cdef PyThreadState *saved
+
+cdef void on_event(void *data) noexcept nogil:
+    %s
+    PyEval_RestoreThread(saved)
+    with gil:
+        (<object> data)()
+    %s = PyEval_SaveThread()
+"""
+
+
+@pytest.mark.parametrize("before, kept, found", [("global saved", "saved", True), ("cdef PyThreadState *mine", "mine", False)])
+def test_cython(checker, before, kept, found):
+    source = CYTHON % (before, kept)
+    checker("P113", source.replace("(saved)", "(saved)  # want: P113") if found else source, name="x.pyx")

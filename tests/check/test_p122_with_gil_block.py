@@ -13,6 +13,17 @@ FOUND = [
         """,
         id="in a nogil function",
     ),
+    pytest.param(
+        """
+        cdef void on_event(void *data) noexcept nogil:
+            with gil:  # want: P122
+                (<object>data)()
+            work()
+            with gil:  # want: P122
+                (<object>data)()
+        """,
+        id="twice",
+    ),
 ]
 
 NOOP = [
@@ -37,7 +48,29 @@ NOOP = [
         """,
         id="in a def function that released the GIL",
     ),
+    pytest.param(
+        """
+        cdef void on_event(void *data) noexcept nogil:
+            state = PyGILState_Ensure()
+            with gil:
+                (<object>data)()
+            PyGILState_Release(state)
+        """,
+        id="nested in an Ensure that P101 reports",
+    ),
 ]
+
+
+def test_detached_inside_it(checker):
+    source = """
+    cdef void on_event(void *data) noexcept nogil:
+        with gil:  # want: P122
+            with nogil:
+                work()
+                with gil:
+                    (<object>data)()
+    """
+    checker("P122", source, name="x.pyx")
 
 
 @pytest.mark.parametrize("source", FOUND)

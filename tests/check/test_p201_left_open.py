@@ -115,3 +115,107 @@ def test_found(checker, source):
 def test_noop(checker, source):
     assert "want" not in source
     checker("P201", source)
+
+
+CYTHON_FOUND = [
+    pytest.param(
+        "x.pyx",
+        """
+        cimport pep788
+
+        cdef int run(pep788.PyInterpreterView *view) noexcept nogil:
+            cdef pep788.PyInterpreterGuard *guard = pep788.PyInterpreterGuard_FromView(view)
+            if guard == NULL:
+                return -1
+            if work() < 0:
+                return -1  # want: P201
+            pep788.PyInterpreterGuard_Close(guard)
+            return 0
+        """,
+        id="guard",
+    ),
+    pytest.param(
+        "x.py",
+        """
+        import cython
+        from cython.cimports.pep788 import PyThreadState_EnsureFromView as ensure, PyThreadState_Release
+
+        @cython.cfunc
+        @cython.nogil
+        def run() -> cython.int:
+            token = ensure(view)
+            if token == cython.NULL:
+                return -1
+            if work() < 0:
+                return -1  # want: P201
+            PyThreadState_Release(token)
+            return 0
+        """,
+        id="token in pure-Python mode",
+    ),
+]
+
+CYTHON_NOOP = [
+    pytest.param(
+        "x.pyx",
+        """
+        cimport pep788
+
+        cdef int run(pep788.PyInterpreterView *view) noexcept nogil:
+            cdef pep788.PyInterpreterGuard *guard = pep788.PyInterpreterGuard_FromView(view)
+            if guard == NULL:
+                return -1
+            try:
+                return work()
+            finally:
+                pep788.PyInterpreterGuard_Close(guard)
+        """,
+        id="closed in a finally",
+    ),
+    pytest.param(
+        "x.pyx",
+        """
+        from pep788 cimport PyInterpreterGuard, PyInterpreterGuard_FromCurrent
+
+        cdef class Owner:
+            cdef PyInterpreterGuard *guard
+
+            def __cinit__(self):
+                self.guard = PyInterpreterGuard_FromCurrent()
+
+        cdef PyInterpreterGuard *make() except NULL:
+            guard = PyInterpreterGuard_FromCurrent()
+            return guard
+        """,
+        id="stored and returned",
+    ),
+    pytest.param(
+        "x.py",
+        """
+        import cython
+        from cython.cimports.pep788 import PyThreadState_EnsureFromView, PyThreadState_Release
+
+        @cython.cfunc
+        @cython.nogil
+        def run() -> cython.int:
+            token = PyThreadState_EnsureFromView(view)
+            if not token:
+                return -1
+            PyThreadState_Release(token)
+            return 0
+        """,
+        id="pure-Python mode",
+    ),
+]
+
+
+@pytest.mark.parametrize("name, source", CYTHON_FOUND)
+def test_cython_found(checker, name, source):
+    assert "want: P201" in source
+    checker("P201", source, name=name)
+
+
+@pytest.mark.parametrize("name, source", CYTHON_NOOP)
+def test_cython_noop(checker, name, source):
+    assert "want" not in source
+    checker("P201", source, name=name)

@@ -88,3 +88,31 @@ def test_cython(checker, test, found):
 def test_cython_drops_the_result(checker):
     source = "cdef void f() noexcept nogil:\n    PyThreadState_EnsureFromView(view)  # want: P203\n"
     checker("P203", source, name="x.pyx")
+
+
+def test_cython_tests_it_on_another_path(checker):
+    branch = "if rest():\n        if token != NULL: PyThreadState_Release(token)\n        return"
+    checker("P203", CYTHON % ("  # want: P203", branch), name="x.pyx")
+
+
+def test_cython_in_pure_python_mode(checker):
+    source = """
+    import cython
+    from cython.cimports.pep788 import PyThreadState_EnsureFromView as ensure, PyThreadState_Release
+
+    @cython.cfunc
+    @cython.nogil
+    def untested() -> cython.int:
+        token = ensure(view)  # want: P203
+        PyThreadState_Release(token)
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    def tested() -> cython.int:
+        token = ensure(view)
+        if token != cython.NULL:
+            PyThreadState_Release(token)
+        return 0
+    """
+    checker("P203", source, name="x.py")

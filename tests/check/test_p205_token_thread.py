@@ -136,3 +136,42 @@ def test_found(checker, source):
 def test_noop(checker, source):
     assert "want" not in source
     checker("P205", source, name="x.cpp")
+
+
+CYTHON = """
+cdef PyThreadStateToken *token
+
+cdef void *worker(void *data) noexcept nogil:
+    PyThreadState_Release(%s)
+    return NULL
+
+cdef void *other(void *data) noexcept nogil:
+    return NULL
+
+def run():
+    cdef pthread_t thread
+    global token
+    token = PyThreadState_EnsureFromView(view)
+    if token == NULL:
+        raise MemoryError
+    for _ in range(2):
+        if pthread_create(&thread, NULL, %s, token) != 0:
+            raise MemoryError
+    with nogil:
+        pthread_join(thread, NULL)
+"""
+
+
+@pytest.mark.parametrize(
+    "released, started, found",
+    [
+        ("token", "worker", True),
+        ("token", "&worker", True),
+        ("token", "<void *(*)(void *) noexcept nogil>worker", True),
+        ("<PyThreadStateToken *>data", "worker", True),
+        ("token", "other", False),
+    ],
+)
+def test_cython(checker, released, started, found):
+    source = CYTHON % (released + (")  # want: P205" if found else ")"), started)
+    checker("P205", source.replace(")\n    return NULL", "\n    return NULL", 1), name="x.pyx")

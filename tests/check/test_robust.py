@@ -178,3 +178,41 @@ def test_bytes_around_it_change_nothing(checker, change):
     found = [data[f.span.start : f.span.end] for f in report.findings]
     assert found == [b"PyGILState_Ensure()", b"return;"]
     assert report.skipped == []
+
+
+CYTHON_PIECES = st.recursive(
+    st.sampled_from(
+        "pass|s = PyGILState_Ensure()|PyGILState_Release(s)|return s|raise E(s)|break|continue|t = PyThreadState_Ensure(g)|"
+        "PyThreadState_Release(<T *>t)|global s|cdef int x[3], *y = NULL, z = f(&x)|a, (b, *c) = d = [e for e in s]|s += 1|"
+        "del s[0]|assert t != NULL, s|x = (yield s) if s else lambda q: q|f(*s, t=t, **u)|o.s, new = s, sizeof(new)|"
+        "import cython as c|from a cimport PyGILState_Ensure as s|while (n := s): break|s = f'{s!r:>{t}}'|s = t = <object>s|"
+        "for s in range(3): continue|1 < s <= t is not None|pthread_join(s, &t)|s = new thread(f, not s)".split("|")
+    ).map(lambda line: [line]),
+    lambda blocks: st.tuples(
+        st.sampled_from(
+            "if s == NULL:|while not s:|for i in s:|for i from 0 <= i < 3:|with gil:|with nogil:|with cython.gil:|with s as t:|"
+            "def inner(a, *b, c=s, **d):|class C(s):|try:~except E as s:~else:~finally:|try:~finally:|"
+            "try:~except:|if s:~elif t:~else:|match s:~    case [1, *t]:".split("|")
+        ),
+        st.lists(blocks, min_size=1, max_size=3).map(lambda parts: [line for part in parts for line in part]),
+    ).map(lambda pair: [line for head in pair[0].split("~") for line in (head, *("    " * (2 if head[0] == " " else 1) + x for x in pair[1] if "match" not in head))]),
+    max_leaves=25,
+)  # fmt: skip
+
+
+@settings(SETTINGS, max_examples=120)
+@given(lines=st.lists(CYTHON_PIECES, min_size=1, max_size=4), head=st.sampled_from(["cdef int f() nogil:", "def f(x):", "cdef void *f(T *x) except * with gil:"]))
+def test_every_cython_statement_has_its_paths(checker, lines, head):
+    from pep788_check import cython_tree
+    from pep788_check.project import Project
+
+    data = "\n".join([head, *("    " + line for part in lines for line in part)]).encode()
+    try:
+        file = cython_tree.parse("x.pyx", data)
+    except cython_tree.CannotParse:
+        return
+    assert file.lost == []
+    for function in Project(cython=[file]).with_cython.functions:
+        assert not function.has_error
+    for finding in check(("x.pyx", data)).findings:
+        assert 1 <= finding.span.line <= data.count(b"\n") + 1 and finding.span.end <= len(data)

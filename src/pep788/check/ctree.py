@@ -127,12 +127,17 @@ class Macro:
 class CFile:
     """A parsed file. `data` is what is on disk, `code` its C code; the tree was made from a copy of the same length."""
 
+    cython = False
+    """It was made of Cython code: `data` is on no disk, and there is nothing to edit."""
+
     def __init__(self, path: str, data: bytes, masked: bytes, language: str, code: Optional[bytes] = None) -> None:
         self.path = path
         self.data = data
         self.code = data if code is None else code
         self.cuts: List[Tuple[int, int]] = []
         """What was left out of the tree, of conditionals that cut through something."""
+        self.entries: Dict[int, bool] = {}
+        """By its first byte, whether a function is called attached, where that is known from elsewhere."""
         self.language = language
         self.root = _parse(masked, language)
         self.lines = _line_starts(data)
@@ -268,7 +273,10 @@ class Function:
 
     @functools.cached_property
     def called_by_python(self) -> bool:
-        """It has the shape of a PyCFunction or slot that gets and gives objects: its caller is attached."""
+        """Its caller is attached: so Cython says, or its shape, a PyCFunction or slot with objects in and out."""
+        known = self.file.entries.get(self.node.start_byte)
+        if known is not None:
+            return known
         takes = any("PyObject" in type_text for type_text in self.parameters.values())
         return takes and self.return_type.replace("static", "").replace(" ", "") == "PyObject*"
 
@@ -574,7 +582,7 @@ def started(file: CFile) -> Iterator[Tuple[Node, Node]]:
 
 
 def routine_name(file: CFile, given: Node) -> str:
-    return file.text(given).lstrip("&").split("::")[-1]
+    return file.text(strip_casts(given)).lstrip("&").split("::")[-1]
 
 
 def arguments(call: Node) -> List[Node]:

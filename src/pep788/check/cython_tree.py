@@ -10,10 +10,11 @@ import dataclasses
 import io
 import re
 import threading
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from . import names
-from .ctree import _line_starts, span_of
+from .ctree import _line_starts, kind_of, span_of
+from .cython_paths import Body, CythonPaths, Declared, cython_gil, declarations, name_declarator, translate, written
 from .model import Span
 
 
@@ -24,7 +25,7 @@ class GilBlock:
     span: Span
     function: str
     attaches: bool
-    """The function is entered without a thread state, and no Ensure of PEP 788 stands before the block."""
+    """The function is entered without a thread state, and nothing that attaches is before the block or around it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Call:
     place: Tuple[int, int]
     function: str
     name: str
+    """That of C, whatever it is imported as."""
+    written: str
     attached: bool
     """It stands where Cython holds the GIL, or takes it to be held."""
     before_attach: str = ""
@@ -79,13 +82,32 @@ class CythonFile:
     ensures: List[StateVariable] = dataclasses.field(default_factory=list)
     calls: List[Call] = dataclasses.field(default_factory=list)
     """All of them, a function after the other."""
+    aliases: Dict[str, str] = dataclasses.field(default_factory=dict)
+    """The names of C by what they are called here, where that is another one."""
+    paths: Optional[CythonPaths] = None
+    """Its functions, for the analysis of paths."""
+    lost: List[Tuple[str, int]] = dataclasses.field(default_factory=list)
+    """Functions whose paths cannot be followed, with their lines."""
+
+    def called(self, node: Any) -> str:
+        """The name of C of what a node calls, "" if it is no call."""
+        name = written(node)
+        return self.aliases.get(name, name)
 
     def span(self, line: int, column: int, length: int) -> Span:
         start = self.lines[line - 1] + len(self.line(line)[:column].encode("utf-8"))
         return span_of(self.path, self.data, self.lines, start, min(start + length, len(self.data)))
 
     def span_of_call(self, call: Call) -> Span:
-        return _words(("", *call.place), self, call.name)
+        return _words(("", *call.place), self, call.written)
+
+    def span_of_words(self, line: int, column: int, length: int) -> Span:
+        """With a negative column: of all that stands on the line."""
+        if column >= 0:
+            return self.span(line, column, length)
+        text = self.line(line).split("#")[0].rstrip()
+        start = len(text) - len(text.lstrip())
+        return self.span(line, start, len(text[start:].encode()))
 
     def line(self, number: int) -> str:
         end = self.lines[number] if number < len(self.lines) else len(self.data)
@@ -96,6 +118,7 @@ class CannotParse(Exception):
     """Cython's parser refuses the file; the message is its own."""
 
 
+GIL_BLOCK = "`with gil`"
 STACK = 256 * 1024 * 1024
 MOST_BYTES = 1024 * 1024
 MOST_NESTING = 1000
@@ -158,8 +181,60 @@ def _parse(path: str, data: bytes, text: str) -> CythonFile:
         except CannotParse:
             tree = _tree(path, text, "2")  # `print` statements
     file = CythonFile(path, data, _line_starts(data))
-    _visit(tree, file)
+    file.aliases = dict(_aliases(tree))
+    bodies = _visit(tree, file)
+    file.paths, lost = translate(path, bodies, _declared(tree), file.called, file.span_of_words)
+    file.lost = [(body.name, _place(body.node)[0]) for body in lost]
     return file
+
+
+def _below(node: Any) -> Iterator[Any]:
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        yield current
+        for name in reversed(current.child_attrs or ()):
+            child = getattr(current, name, None)
+            children = child if isinstance(child, list) else [child]
+            stack.extend(one for one in reversed(children) if hasattr(one, "child_attrs"))
+
+
+def _aliases(tree: Any) -> Iterator[Tuple[str, str]]:
+    """`cimport f as g`, `cdef extern: int g "f"()`, and the imports from `cython.cimports` of pure-Python mode."""
+    for node in _below(tree):
+        kind = type(node).__name__
+        if kind == "FromCImportStatNode":
+            pairs = [(given[2], given[1]) for given in node.imported_names]
+        elif kind == "CNameDeclaratorNode":
+            pairs = [(node.name, getattr(node, "cname", None))]
+        elif kind == "FromImportStatNode":
+            pairs = [(getattr(target, "name", None), name) for name, target in node.items]
+        else:
+            continue
+        for new, old in pairs:
+            if new and old and new != old and kind_of(str(old)) is not None:
+                yield str(new), str(old)
+
+
+def _declared(tree: Any) -> Declared:
+    found = Declared()
+    stack = [tree.body]
+    while stack:
+        node = stack.pop()
+        kind = type(node).__name__
+        if kind == "StatListNode":
+            stack.extend(node.stats)
+        elif kind == "CVarDefNode":
+            found.variables += declarations(node)
+        elif kind == "CClassDefNode" and node.body is not None:
+            fields = [one for one in getattr(node.body, "stats", [node.body]) if type(one).__name__ == "CVarDefNode"]
+            found.members += [pair for field in fields for pair in declarations(field)]
+        elif kind == "FromCImportStatNode" and str(node.module_name).startswith("libcpp"):
+            found.classes.update(str(given[2] or given[1]) for given in node.imported_names)
+        elif kind == "CDefExternNode":
+            inside = getattr(node.body, "stats", [node.body])
+            found.classes.update(str(one.name) for one in inside if type(one).__name__ == "CppClassNode")
+    return found
 
 
 def _tree(path: str, text: str, language_level: str) -> Any:
@@ -204,15 +279,21 @@ class _Where:
     """The function is entered without a thread state."""
     attached: bool = True
     """The GIL is held here."""
+    nested: bool = False
+    """Inside a `with gil` block."""
+    takes_gil: bool = False
+    """The function takes it before its first line."""
 
     @property
     def function(self) -> str:
         return self.body.name
 
 
-def _visit(tree: Any, file: CythonFile) -> None:
+def _visit(tree: Any, file: CythonFile) -> List[Body]:
+    """Fill in the file; returns its functions."""
     module = _Where()
     bodies = [module.body]
+    found: List[Body] = []
     stack: List[Tuple[Any, _Where]] = [(tree, module)]
     while stack:
         node, where = stack.pop()
@@ -220,6 +301,8 @@ def _visit(tree: Any, file: CythonFile) -> None:
         if inner.body is not where.body:
             inner.body.types.update({k: v for k, v in module.body.types.items() if k not in inner.body.types})
             bodies.append(inner.body)
+            if type(node).__name__ != "LambdaNode":
+                found.append(Body(node, inner.function, not inner.nogil, inner.takes_gil, _parameters(node)))
         for name in reversed(node.child_attrs or ()):
             if _is_target(node, name):
                 continue
@@ -228,6 +311,17 @@ def _visit(tree: Any, file: CythonFile) -> None:
             stack.extend((one, inner) for one in reversed(children) if hasattr(one, "child_attrs"))
     for body in bodies:
         _finish(body, file)
+    return found
+
+
+def _parameters(node: Any) -> Dict[str, str]:
+    declarator = _function_declarator(node.declarator) if hasattr(node, "declarator") else node
+    found: Dict[str, str] = {}
+    for argument in getattr(declarator, "args", None) or ():
+        inner = name_declarator(argument.declarator)
+        base, star = getattr(argument.base_type, "name", None), "" if inner is argument.declarator else "*"
+        found[str(getattr(inner, "name", "") or "?")] = str(base) + star if base else "PyObject*"
+    return found
 
 
 def _is_target(node: Any, attribute: str) -> bool:
@@ -245,10 +339,10 @@ def _enter(node: Any, where: _Where, file: CythonFile) -> _Where:
         return _Where(_Body(where.function))
     if kind == "GILStatNode":
         return _gil_statement(node, node.state == "gil", where, file)
-    if kind == "WithStatNode" and _cython_gil(node.manager):
-        return _gil_statement(node, _cython_gil(node.manager) == "gil", where, file)
+    if kind == "WithStatNode" and cython_gil(node.manager):
+        return _gil_statement(node, cython_gil(node.manager) == "gil", where, file)
     if kind == "SimpleCallNode":
-        _call(node, where)
+        _call(node, where, file)
     if kind == "NameNode" and id(node) not in where.body.takes:
         where.body.reads.add(str(node.name))
     if kind == "ExprStatNode":
@@ -264,7 +358,7 @@ def _c_function(node: Any, file: CythonFile) -> _Where:
     if with_gil is not None:
         file.functions.append(with_gil)
     nogil = bool(getattr(declarator, "nogil", False)) and with_gil is None
-    return _Where(_Body(_function_name(declarator)), nogil, not nogil)
+    return _Where(_Body(_function_name(declarator)), nogil, not nogil, with_gil is not None)
 
 
 def _function_declarator(declarator: Any) -> Any:
@@ -294,7 +388,7 @@ def _python_function(node: Any, file: CythonFile) -> _Where:
     if with_gil is not None:
         raises = _decorator(node, "exceptval") is not None
         file.functions.append(GilFunction(_words(with_gil.pos, file, "with_gil"), name, "?", raises))
-        return _Where(_Body(name))
+        return _Where(_Body(name), takes_gil=True)
     nogil = _decorator(node, "nogil") is not None
     return _Where(_Body(name), nogil, not nogil)
 
@@ -311,26 +405,19 @@ def _decorator(node: Any, wanted: str) -> Any:
 
 def _gil_statement(node: Any, takes: bool, where: _Where, file: CythonFile) -> _Where:
     if takes:
-        ensured = any(name != names.ENSURE for _, name in where.body.attaches)
+        ensured = any(name != GIL_BLOCK for _, name in where.body.attaches)
         span = _words(node.pos, file, "with gil")
-        file.blocks.append(GilBlock(span, where.function, where.nogil and not ensured))
-        where.body.attaches.append((_place(node), "`with gil`"))
-    return dataclasses.replace(where, attached=takes)
-
-
-def _cython_gil(manager: Any) -> str:
-    """"gil" or "nogil" of `with cython.gil:` and `with cython.nogil:` of pure-Python mode."""
-    name = str(getattr(getattr(manager, "obj", None), "name", ""))
-    attribute = str(getattr(manager, "attribute", ""))
-    return attribute if name == "cython" and attribute in ("gil", "nogil") else ""
+        file.blocks.append(GilBlock(span, where.function, where.nogil and not where.nested and not ensured))
+        where.body.attaches.append((_place(node), GIL_BLOCK))
+    return dataclasses.replace(where, attached=takes, nested=where.nested or takes)
 
 
 def _place(node: Any) -> Tuple[int, int]:
     return (int(node.pos[1]), int(node.pos[2]))
 
 
-def _call(node: Any, where: _Where) -> None:
-    name = _called(node)
+def _call(node: Any, where: _Where, file: CythonFile) -> None:
+    name = file.called(node)
     where.body.calls.append((node, where.attached, where.body.takes.get(id(node)) == ""))
     if name in names.TOKEN_OPEN or name == names.ENSURE:
         where.body.attaches.append((_place(node), name))
@@ -342,13 +429,14 @@ def _call(node: Any, where: _Where) -> None:
 
 def _finish(body: _Body, file: CythonFile) -> None:
     for node, attached, dropped in body.calls:
-        name = _called(node)
+        name = file.called(node)
         if not name:
             continue
         later = [what for place, what in body.attaches if place > _place(node)]
         taken = body.takes.get(id(node), "")
         unread = taken if taken and taken not in body.reads else ""
-        file.calls.append(Call(_place(node), body.name, name, attached, later[0] if later else "", dropped, unread))
+        before = later[0] if later else ""
+        file.calls.append(Call(_place(node), body.name, name, written(node), attached, before, dropped, unread))
 
 
 def _assignment(node: Any, where: _Where, file: CythonFile) -> None:
@@ -356,7 +444,7 @@ def _assignment(node: Any, where: _Where, file: CythonFile) -> None:
     if type(node).__name__ == "CVarDefNode":
         type_name = str(getattr(node.base_type, "name", "") or "?")
         for declarator in node.declarators:
-            inner = _name_declarator(declarator)
+            inner = name_declarator(declarator)
             variable = str(getattr(inner, "name", "") or "?")
             body.types[variable] = type_name if inner is declarator else type_name + " *"
             with_gil = _gil_function(node, declarator, file)
@@ -366,32 +454,27 @@ def _assignment(node: Any, where: _Where, file: CythonFile) -> None:
             if value is None:
                 continue
             body.takes[id(value)] = variable
-            if _is_ensure(value):
-                span = _words(value.pos, file, "PyGILState_Ensure")
+            if file.called(value) == names.ENSURE:
+                span = _words(value.pos, file, written(value))
                 file.ensures.append(StateVariable(span, body.name, variable, body.types[variable]))
         return
     variable = str(getattr(node.lhs, "name", "") or getattr(node.lhs, "attribute", "") or "?")
+    value = node.rhs
+    type_name = _last_name(getattr(getattr(node.lhs, "annotation", None), "expr", None))
+    if file.called(value) == "declare" and len(getattr(value, "args", None) or ()) == 2:
+        type_name, value = _last_name(value.args[0]), value.args[1]
+    if type_name:
+        body.types[variable] = type_name
     if type(node.lhs).__name__ == "NameNode":
-        body.takes[id(node.rhs)] = variable
-    if _is_ensure(node.rhs):
-        span = _words(node.rhs.pos, file, "PyGILState_Ensure")
+        body.takes[id(value)] = variable
+    if file.called(value) == names.ENSURE:
+        span = _words(value.pos, file, written(value))
         file.ensures.append(StateVariable(span, body.name, variable, body.types.get(variable, "")))
 
 
-def _name_declarator(declarator: Any) -> Any:
-    """Below the stars."""
-    while not hasattr(declarator, "name") and hasattr(declarator, "base"):
-        declarator = declarator.base
-    return declarator
-
-
-def _is_ensure(node: Any) -> bool:
-    return _called(node) == names.ENSURE
-
-
-def _called(node: Any) -> str:
-    function = getattr(node, "function", None)
-    return str(getattr(function, "name", "") or getattr(function, "attribute", ""))
+def _last_name(node: Any) -> str:
+    """`int` of `cython.int`, by which pure-Python mode declares."""
+    return str(getattr(node, "attribute", "") or getattr(node, "name", "") or "")
 
 
 def _words(position: Any, file: CythonFile, words: str) -> Span:

@@ -7,8 +7,9 @@ import functools
 import re
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
-from . import binary, cython_tree, flow, names, project, registry, sources
+from . import binary, ctree, cython_tree, flow, names, project, registry, sources
 from .ctree import CFile, Kind, Macro, TooDeep, walk
+from .cython_tree import CythonFile
 from .model import Finding, Report, Severity, Skip
 from .project import Project
 from .registry import Rule
@@ -184,6 +185,9 @@ def _not_understood(whole: Project) -> Iterator[Skip]:
         if any(event.kind in flow.OPENS for event in function.events) and not whole.flows(function):
             line = function.file.span(function.node).line
             lost.setdefault(function.file.path, []).append(f"{function.name or 'a function'} (line {line})")
+    for cython in whole.cython:
+        for name, line in _lost_in_cython(whole, cython):
+            lost.setdefault(cython.path, []).append(f"{name} (line {line})")
     for path, functions in lost.items():
         more = f" and {len(functions) - 3} more" if len(functions) > 3 else ""
         yield Skip(path, f"the paths through {', '.join(functions[:3])}{more}; their calls are", "unparsed")
@@ -191,6 +195,14 @@ def _not_understood(whole: Project) -> Iterator[Skip]:
         outside = _outside_of_functions(file)
         if outside:
             yield Skip(file.path, f"the code around line {outside}, which belongs to no function", "unparsed")
+
+
+def _lost_in_cython(whole: Project, file: CythonFile) -> Iterator[Tuple[str, int]]:
+    opening = {call.function for call in file.calls if ctree.kind_of(call.name) in flow.OPENS}
+    yield from (found for found in file.lost if found[0] in opening)
+    for function in whole.with_cython.functions if opening else ():
+        if function.file is file.paths and function.name in opening and not whole.with_cython.flows(function):
+            yield function.name, function.file.span(function.node).line
 
 
 def _outside_of_functions(file: CFile) -> int:

@@ -67,6 +67,22 @@ class Project:
             found.setdefault(function.name, []).append(function)
         return found
 
+    @functools.cached_property
+    def with_cython(self) -> "Project":
+        """The same and the functions of Cython files, for rules that follow paths."""
+        files = [file.paths for file in self.cython if file.paths is not None]
+        if not files:
+            return self
+        whole = dataclasses.replace(self, files=[*self.files, *files], functions=list(self.functions))
+        whole.defined, whole.known_in = set(self.defined), dict(self.known_in)
+        for file in files:
+            whole.known_in[file.path] = {}
+            for function in file.functions:
+                whole.defined.add(function.name)
+                ctree.add_events(function, {})
+                whole.functions.append(function)
+        return whole
+
     def pairs(self, function: Function, acquired: Event) -> List[Event]:
         """The releases in the same function that are of this acquisition's variable."""
         return [e for e in function.of(Kind.RELEASE) if e.key == acquired.key or not acquired.key]

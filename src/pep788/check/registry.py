@@ -34,7 +34,9 @@ class Rule:
         return self.check(self, project)
 
     def at(self, function: Function, node: Node, message: str, help: str, **more: Any) -> Finding:
-        """A finding in a function of a C or C++ file."""
+        """A finding in a function of a C, C++ or Cython file."""
+        if function.file.cython:
+            more.pop("edits", None)
         return self.on(function.file.span(node), message, help, function=function.name, **more)
 
     def on(

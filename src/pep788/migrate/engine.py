@@ -9,7 +9,7 @@ import re
 from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from .. import vendor
-from ..check import ctree, cython_tree, registry, sources
+from ..check import ctree, cython_tree, names, registry, sources
 from ..check import engine as check_engine
 from ..check import project as check_project
 from ..check.ctree import CFile, Event, Function, Kind, TooDeep, walk
@@ -299,8 +299,9 @@ class Run:
             yield from cython_split.sites(
                 file, sources_of_cython, self.decisions, self.ignored.covers, self.options.native
             )
-            for ensure in file.ensures:
-                yield Site(ensure.span, ensure.function, Outcome.SKIPPED, "Cython code is not rewritten")
+            for call in file.calls:
+                if call.name == names.ENSURE:
+                    yield Site(file.span_of_call(call), call.function, Outcome.SKIPPED, "Cython code is not rewritten")
         yield from self._not_seen()
 
     def _not_seen(self) -> Iterator[Site]:

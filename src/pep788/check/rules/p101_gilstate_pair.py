@@ -29,8 +29,9 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
             if event.macro is None and (releases or function.has_error):
                 yield _finding(rule, project, function, event, releases)
     for file in project.cython:
-        for ensure in file.ensures:
-            yield rule.on(ensure.span, MESSAGE, _help(False), function=ensure.function)
+        for call in file.calls:
+            if call.name == names.ENSURE:
+                yield rule.on(file.span_of_call(call), MESSAGE, _help(False), function=call.function)
 
 
 def _finding(rule: Rule, project: Project, function: Function, event: Event, releases: List[Event]) -> Finding:

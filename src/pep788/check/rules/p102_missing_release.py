@@ -21,6 +21,7 @@ from ..registry import Rule, related, rule
     "freed.",
 )
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
+    project = project.with_cython
     for function in project.functions:
         for event, exit in leaks(project, function):
             yield _finding(rule, function, event, exit)
@@ -49,7 +50,8 @@ def _is_local(function: Function, event: Event) -> bool:
 
 
 def _finding(rule: Rule, function: Function, event: Event, exit: Exit) -> Finding:
-    how = {"return_statement": "returns", "throw_statement": "throws", "expression_statement": "returns"}
+    throws = "raises" if function.file.cython else "throws"
+    how = {"return_statement": "returns", "throw_statement": throws, "expression_statement": "returns"}
     end = exit.node.type not in how
     node = function.body.children[-1] if end else exit.node
     what = f"{function.name or 'The function'} {'ends' if end else how[exit.node.type]} here"

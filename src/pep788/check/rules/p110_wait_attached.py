@@ -14,6 +14,7 @@ from ..project import Project, type_of
 from ..registry import Rule, related, rule
 
 HELP = "Detach around the wait: Py_BEGIN_ALLOW_THREADS ... Py_END_ALLOW_THREADS. No kind of Ensure helps here."
+CYTHON_HELP = "Call it inside `with nogil:`. No kind of Ensure helps here."
 MOST_CALLS = 3
 """Calls between the function that is attached and the one that waits."""
 
@@ -27,6 +28,15 @@ MOST_CALLS = 3
     "with or without finalization.",
 )
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
+    seen = set()
+    for finding in (*_by_paths(rule, project.with_cython), *_by_name(rule, project)):
+        place = (finding.span.path, finding.span.start)
+        if place not in seen:
+            seen.add(place)
+            yield finding
+
+
+def _by_paths(rule: Rule, project: Project) -> Iterator[Finding]:
     waits = _waits(project)
     helpers: Dict[str, List[_Wait]] = {}
     for wait in waits:
@@ -36,6 +46,10 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
         elif attached is None:
             helpers.setdefault(wait.function.name, []).append(wait)
     yield from _through_helpers(rule, project, helpers)
+
+
+def _by_name(rule: Rule, project: Project) -> Iterator[Finding]:
+    """Calls of Cython code, by what is called alone."""
     callers = [file for file in project.cython if file.functions]
     joins = _joins_of_callback_threads(project) if callers else {}
     for file in callers:
@@ -177,14 +191,14 @@ def _in_cython(rule: Rule, file: CythonFile, joins: Dict[str, Tuple[Function, Ev
     """Calls under the GIL; the callback is a `with gil` function of the file."""
     callback = file.functions[0].function
     for call in file.calls:
-        what = names.LIBRARY_WAITS.get(call.name) or ("a thread" if call.name in {*names.JOINS, *joins} else "")
+        what = names.LIBRARY_WAITS.get(call.name) or ("a thread" if call.name in joins else "")
         if what and call.attached:
             inside = joins.get(call.name)
             where = [related(inside[0].file, inside[1], "it waits here")] if inside else []
             yield rule.on(
                 file.span_of_call(call),
                 f"{call.name} waits for {what} while this one is attached, and {callback} attaches.",
-                "Call it inside `with nogil:`. No kind of Ensure helps here.",
+                CYTHON_HELP,
                 function=call.function,
                 confidence=Confidence.MEDIUM,
                 related=where,
@@ -231,7 +245,7 @@ def _finding(rule: Rule, wait: _Wait, node: Node, inside: Optional[Function] = N
         wait.function,
         node,
         f"{what} while this one is attached, and {wait.attaching} attaches.",
-        HELP,
+        CYTHON_HELP if file.cython else HELP,
         confidence=wait.confidence,
         related=where,
         edits=_edits(file, node),

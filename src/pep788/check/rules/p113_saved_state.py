@@ -25,6 +25,7 @@ HELP = "Use PyThreadState_EnsureFromView(view) and PyThreadState_Release(token),
     "own frames (up to 3.13.7) or never returns (3.13.8+). A thread state is for the thread that saved it.",
 )
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
+    project = project.with_cython
     made = {_member(e.key) for function in project.functions for e in function.of(Kind.NEW_STATE)}
     routines = {ctree.routine_name(f, given) for f in project.files for _, given in ctree.started(f)}
     for function in project.functions:

@@ -25,6 +25,7 @@ TYPES = {"guard": "PyInterpreterGuard*", "token": "PyThreadStateToken*"}
     "token that is never released.",
 )
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
+    project = project.with_cython
     for function in project.functions:
         opened = {event.start: event for event in function.of(Kind.GUARD_OPEN, Kind.TOKEN_OPEN)}
         if opened:

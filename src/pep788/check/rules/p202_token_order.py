@@ -20,6 +20,7 @@ from ..registry import Rule, rule
     "that is in use. Native 3.15 does not notice.",
 )
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
+    project = project.with_cython
     for function in project.functions:
         if len(function.of(Kind.TOKEN_OPEN)) > 1:
             yield from _in_function(rule, project, function)

@@ -28,13 +28,19 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
                 message = f"The result of {event.name} is dropped, so nothing tells whether it failed."
                 yield rule.at(function, event.node, message, HELP)
         yield from _released_untested(rule, project, function)
+    seen = set()
+    for function in project.with_cython.functions:
+        for finding in _released_untested(rule, project.with_cython, function) if function.file.cython else ():
+            seen.add((finding.span.path, finding.span.start))
+            yield finding
     for file in project.cython:
         for call in file.calls:
-            if call.name in names.TOKEN_OPEN and (call.dropped or call.unread):
+            span = file.span_of_call(call)
+            if call.name in names.TOKEN_OPEN and (call.dropped or call.unread) and (span.path, span.start) not in seen:
                 message = f"The result of {call.name} is dropped, so nothing tells whether it failed."
                 if call.unread:
                     message = f"{call.unread} of {call.name} is not tested for NULL."
-                yield rule.on(file.span_of_call(call), message, HELP, function=call.function, variable=call.unread)
+                yield rule.on(span, message, HELP, function=call.function, variable=call.unread)
 
 
 def _released_untested(rule: Rule, project: Project, function: Function) -> Iterator[Finding]:

@@ -21,6 +21,14 @@ from ..registry import Rule, related, rule
     "attached to a thread state that is in use, or gone. A guard may be closed on any thread.",
 )
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
+    seen = set()
+    for finding in _all(rule, project.with_cython):  # once for each place, however often its thread is started
+        if finding.span not in seen:
+            seen.add(finding.span)
+            yield finding
+
+
+def _all(rule: Rule, project: Project) -> Iterator[Finding]:
     by_node = {function.node.start_byte: function for function in project.functions if function.is_lambda}
     for file in project.files:
         here = [function for function in project.functions if function.file is file]
