@@ -111,15 +111,21 @@ def test_split(migrator, Cython):
     assert (again.sites, again.after) == ([], {})
 
 
-def test_it_compiles_and_runs(migrator, Cython):
-    (after,) = run(migrator, SOURCE).after.values()
+def build(name, source):
+    """Cython writes it without a warning, and it is built; returns the folder of the module."""
     folder = support.BUILD / "migrated"
     folder.mkdir(parents=True, exist_ok=True)
-    pyx, output = folder / "split_pyx.pyx", folder / "split_pyx.c"
-    pyx.write_bytes(after)
-    done = subprocess.run([sys.executable, "-m", "cython", "-3", "-Wextra", str(pyx), "-o", str(output)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pyx, output = folder / f"{name}.pyx", folder / f"{name}.c"
+    pyx.write_bytes(source)
+    words = [sys.executable, "-m", "cython", "-3", "-Wextra", str(pyx), "-o", str(output)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0 and "warning" not in done.stdout, done.stdout
-    module = support.build_extension("split_pyx", [output], extra=["-Wno-unused-function"])
+    return support.build_extension(name, [output], extra=["-O0", "-Wno-unused-function"])
+
+
+def test_it_compiles_and_runs(migrator, Cython):
+    (after,) = run(migrator, SOURCE).after.values()
+    module = build("split_pyx", after)
     program = "import split_pyx; seen = []\ndef f(n): seen.append(n); return 2 * (n or 0)\nprint(split_pyx.run(f, 21), seen)"
     assert support.run_child(program, path=[module]).check().out == "42 [None, 21]\n"
 
@@ -181,3 +187,162 @@ def test_by_decision(migrator, Cython):
     for toml in ("[callbacks.on_close]\nskip = 'it is fine'", 'view = "v"', "[callbacks.on_close]\nbefore = 'f();'"):
         report = run(migrator, SOURCE, toml)
         assert ({site.outcome.value for site in report.sites}, report.after) == ({"skipped"}, {})
+
+
+# --- `with gil` blocks that are the whole of a nogil function ----------------------------------------------------
+
+BLOCKS = '''\
+# cython: language_level=3
+ctypedef int (*callback_t)(void *data, int number) noexcept nogil
+
+cdef int on_data(void *data, int number) noexcept nogil:
+    """With gil: held."""
+    cdef int result = -2
+    with gil:  # the GIL
+
+        # What is called.
+        result = (<object>data)(
+    number
+        )
+        if result == 0:
+            text = """
+            with gil:
+        stays"""
+            return len(text)
+    # What it gave.
+    return result
+
+
+cdef void on_close(void *data) noexcept nogil:
+    with gil:
+        (<object>data)(None)
+
+
+cdef int call(callback_t callback, void (*closed)(void *) noexcept nogil, void *data, int number) noexcept nogil:
+    closed(data)
+    return callback(data, number)
+
+
+def run(handler, int number):
+    cdef int result
+    cdef void *data = <void *>handler
+    with nogil:
+        result = call(&on_data, on_close, data, number)
+    return result
+'''
+SPLIT_BLOCKS = '''\
+cdef int on_data(void *data, int number) noexcept nogil:
+    cdef int result
+    cdef PyThreadStateToken *token = PyThreadState_EnsureFromView(_pep788_view)
+    if token == NULL:
+        return -1
+    with gil:
+        result = on_data_attached(data, number)
+    PyThreadState_Release(token)
+    return result
+
+
+cdef int on_data_attached(void *data, int number) noexcept:
+    """With gil: held."""
+    cdef int result = -2
+    # the GIL
+
+    # What is called.
+    result = (<object>data)(
+    number
+    )
+    if result == 0:
+        text = """
+            with gil:
+        stays"""
+        return len(text)
+    # What it gave.
+    return result
+
+
+cdef void on_close(void *data) noexcept nogil:
+    cdef PyThreadStateToken *token = PyThreadState_EnsureFromView(_pep788_view)
+    if token == NULL:
+        return
+    with gil:
+        on_close_attached(data)
+    PyThreadState_Release(token)
+
+
+cdef void on_close_attached(void *data) noexcept:
+    (<object>data)(None)
+'''
+DECLARED = SPLIT[: SPLIT.index("# The callbacks.")]
+BLOCKS_AFTER = BLOCKS[: BLOCKS.index("cdef int on_data")] + DECLARED + SPLIT_BLOCKS + BLOCKS[BLOCKS.index("\n\ncdef int call") :]
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_blocks_are_split(migrator, Cython, line_end):
+    report = run(migrator, BLOCKS.replace("\n", line_end).encode())
+    assert [(site.function, site.outcome.value, site.reason) for site in report.sites] == [("on_data", "migrated", ""), ("on_close", "migrated", "")]
+    assert [data.decode() for data in report.after.values()] == [BLOCKS_AFTER.replace("\n", line_end)]
+    again = run(migrator, BLOCKS_AFTER)
+    assert (again.sites, again.after) == ([], {})
+
+
+def test_split_blocks_compile_and_run(migrator, Cython):
+    (after,) = run(migrator, BLOCKS).after.values()
+    module = build("split_blocks_pyx", after)
+    program = "import split_blocks_pyx; seen = []\ndef f(n): seen.append(n); return 2 * (n or 0)\nprint(split_blocks_pyx.run(f, 21), split_blocks_pyx.run(f, 0), seen)"
+    assert support.run_child(program, path=[module]).check().out == "42 36 [None, 21, None, 0]\n"
+
+
+def test_a_block_is_migrated_although_functions_are_not(migrator, Cython):
+    report = run(migrator, BLOCKS + "\ncdef int other(object x) except -1 with gil:\n    return 0\n")
+    assert [(site.function, site.outcome.value) for site in report.sites] == [("on_data", "migrated"), ("on_close", "migrated"), ("other", "skipped")]
+    report = run(migrator, BLOCKS + "\ncdef int other(void *x) noexcept with gil:\n    return 0\n")
+    assert [site.outcome.value for site in report.sites] == ["migrated", "migrated", "needs a decision"]
+    report = run(migrator, BLOCKS, values=())
+    assert [site.outcome.value for site in report.sites] == ["needs a decision", "migrated"]
+    assert report.sites[0].reason == "what does on_data return (int) where Python is finalizing?"
+
+
+OUTSIDE = "is outside of it, and would run attached, too"
+ONE = "cdef void f(void *data) noexcept nogil:\n    with gil:\n        print(1)\n\nregister(&f)\n"
+BLOCK_TWINS = [
+    pytest.param(ONE.replace("    with", "    lock()\n    with"), "line 2 " + OUTSIDE, id="a call before it"),
+    pytest.param(ONE.replace("    with", "    cdef int x = f()\n    with"), "line 2 " + OUTSIDE, id="a call in a declaration"),
+    pytest.param(ONE.replace("\n\nreg", "\n    unlock()\n\nreg"), "line 4 " + OUTSIDE, id="a call behind it"),
+    pytest.param(ONE.replace("\n\nreg", "\n    with gil:\n        print(2)\n\nreg"), "line 4 " + OUTSIDE, id="two blocks"),
+    pytest.param(ONE.replace("    with", "    if data:\n     with"), "line 2 " + OUTSIDE, id="in a condition"),
+    pytest.param(ONE.replace("gil:\n        print", "gil: print"), "it is not on lines of its own", id="on one line"),
+    pytest.param(ONE.replace("void f", "inline void f"), "f is inline, public or api", id="inline"),
+    pytest.param(ONE.replace("noexcept nogil", "nogil"), "f is not noexcept", id="exceptions"),
+    pytest.param(ONE.replace("void *data", "x_t data"), "may be a Python object (x_t data)", id="a parameter"),
+    pytest.param(ONE + "f(NULL)\n", "f is called by Python code, too", id="called"),
+    pytest.param("cdef class C:\n    cdef void f(self) noexcept nogil:\n        with gil:\n            print(self)\n", "f is no function at the level of the module", id="a method"),
+    pytest.param(ONE + "cimport pep788\n", "the file uses pep788 already", id="pep788"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text, reason", BLOCK_TWINS)
+def test_blocks_that_are_left_alone(migrator, Cython, text, reason):
+    report = run(migrator, text)
+    assert report.after == {} and report.sites
+    assert {site.outcome.value for site in report.sites} == {"skipped"}
+    assert reason in report.sites[0].reason and "pattern i" in report.sites[0].reason
+
+
+@pytest.mark.parametrize("tail", ["", "        x = 1\n", "\n\n\n", "      # a comment\n# another\n", "\tpass\n"])
+def test_where_a_block_ends(migrator, Cython, tail):
+    """At the end of the file, and by what follows."""
+    text = ONE.split("\nregister")[0].rstrip("\n") + "\n" + tail.replace("\tpass", "        pass")
+    (after,) = (data.decode() for data in run(migrator, text).after.values())
+    body = after.split("f_attached(void *data) noexcept:\n")[1]
+    assert body == "    print(1)\n" + tail.replace("\tpass", "        pass").replace("        ", "    ")
+
+
+def test_tabs(migrator, Cython):
+    tabs = [text.replace("           int", "  int").replace("    ", "\t").replace("  int", "           int") for text in (SOURCE, AFTER)]
+    assert [data.decode() for data in run(migrator, tabs[0]).after.values()] == [tabs[1]]
+
+
+def test_tabs_in_a_block(migrator, Cython):
+    text = ONE.replace("        ", "\t\t").replace("    with", "\twith")
+    (after,) = (data.decode() for data in run(migrator, text).after.values())
+    assert after.endswith("cdef void f_attached(void *data) noexcept:\n\tprint(1)\n\nregister(&f)\n")

@@ -44,7 +44,7 @@ SITES = [
     pytest.param(
         "x.pyx",
         "cdef void f() noexcept nogil:\n    with gil:\n        print(1)\n",
-        "a Cython `with gil` block cannot report failure: split it by hand, as in the migration guide, pattern i",
+        "a Cython `with gil` block: a view is given by decision; split it by hand, as in the migration guide, pattern i",
         id="Cython block",
     ),
     pytest.param(

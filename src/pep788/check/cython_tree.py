@@ -26,6 +26,20 @@ class GilBlock:
     function: str
     attaches: bool
     """The function is entered without a thread state, and nothing that attaches is before the block or around it."""
+    whole: "Optional[Whole]" = None
+    reason: str = ""
+    """Why it is not the whole of its function."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """Of a block that nothing is beside but declarations and a `return` of a variable or number: where it is."""
+
+    line: int
+    last: int
+    """The last line on which something in it begins."""
+    following: int
+    """The line of the `return` behind it, or 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,6 +297,10 @@ class _Where:
     """Inside a `with gil` block."""
     takes_gil: bool = False
     """The function takes it before its first line."""
+    block: Any = None
+    """The `with gil` block that is the whole of the function."""
+    following: int = 0
+    reason: str = "it is in a block of its function"
 
     @property
     def function(self) -> str:
@@ -358,7 +376,31 @@ def _c_function(node: Any, file: CythonFile) -> _Where:
     if with_gil is not None:
         file.functions.append(with_gil)
     nogil = bool(getattr(declarator, "nogil", False)) and with_gil is None
-    return _Where(_Body(_function_name(declarator)), nogil, not nogil, with_gil is not None)
+    where = _Where(_Body(_function_name(declarator)), nogil, not nogil, takes_gil=with_gil is not None)
+    return dataclasses.replace(where, **_whole_block(node.body))
+
+
+_PLAIN = ("NameNode", "IntNode", "FloatNode", "BoolNode", "NullNode", "UnaryMinusNode")
+
+
+def _whole_block(body: Any) -> Dict[str, Any]:
+    """The block, if all that is beside it is the same with the GIL and without."""
+    block, following = None, 0
+    for node in getattr(body, "stats", [body]):
+        kind, line = type(node).__name__, _place(node)[0]
+        if kind == "GILStatNode" and node.state == "gil" and block is None:
+            block = node
+        elif kind == "ReturnStatNode" and block is not None:
+            if node.value is not None and type(node.value).__name__ not in _PLAIN:
+                return {"reason": f"line {line} is outside of it, and would run attached, too"}
+            following = line
+        elif kind == "CVarDefNode" and block is None:
+            values = [getattr(name_declarator(declarator), "default", None) for declarator in node.declarators]
+            if any(value is not None and type(value).__name__ not in _PLAIN for value in values):
+                return {"reason": f"line {line} is outside of it, and would run attached, too"}
+        else:
+            return {"reason": f"line {line} is outside of it, and would run attached, too"}
+    return {"block": block, "following": following} if block is not None else {}
 
 
 def _function_declarator(declarator: Any) -> Any:
@@ -407,9 +449,15 @@ def _gil_statement(node: Any, takes: bool, where: _Where, file: CythonFile) -> _
     if takes:
         ensured = any(name != GIL_BLOCK for _, name in where.body.attaches)
         span = _words(node.pos, file, "with gil")
-        file.blocks.append(GilBlock(span, where.function, where.nogil and not where.nested and not ensured))
+        attaches = where.nogil and not where.nested and not ensured
+        whole = Whole(_place(node)[0], _last_line(node), where.following) if where.block is node else None
+        file.blocks.append(GilBlock(span, where.function, attaches, whole, "" if whole else where.reason))
         where.body.attaches.append((_place(node), GIL_BLOCK))
     return dataclasses.replace(where, attached=takes, nested=where.nested or takes)
+
+
+def _last_line(node: Any) -> int:
+    return max(int(one.pos[1]) for one in _below(node.body) if one.pos)
 
 
 def _place(node: Any) -> Tuple[int, int]:

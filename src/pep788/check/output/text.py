@@ -139,11 +139,12 @@ def fixable(report: Report, unsafe: bool) -> Iterator[str]:
         yield f"{_fixes(kinds[Fix.UNSAFE], 'unsafe')} {where}: look whether the meaning stays"
     if kinds[Fix.DISPLAY]:
         yield f"{_fixes(kinds[Fix.DISPLAY], 'display-only')} {'shown' if unsafe else 'hidden (--unsafe-fixes)'}"
-    if any(finding.rule in MIGRATED for finding in report.findings):
-        yield f"pep788 migrate shows what of {' and '.join(MIGRATED)} it can rewrite"
+    rewritten = sorted({finding.rule for finding in report.findings if finding.rule in MIGRATED})
+    if rewritten:
+        yield f"pep788 migrate shows what of {', '.join(rewritten)} it can rewrite"
 
 
-MIGRATED = ("P101", "P104")
+MIGRATED = ("P101", "P104", "P105", "P111", "P121", "P122")
 
 
 def _fixes(number: int, kind: str) -> str:
