@@ -216,13 +216,20 @@ static void four(void)
 
 
 def test_conditionals_that_cut_through_calls_and_blocks(checker):
-    """One arm of each is looked at, and the paths of these functions are not."""
+    """One arm of each is looked at, and the paths with all conditions met and with none."""
     report = checker.report({"x.c": CUT})
     (macro,) = report.findings
     assert [use["line"] for use in macro.data["uses"]] == [6, 18, 33, 38]
-    assert [skip.reason for skip in report.skipped] == [
-        "the paths through one (line 4), two (line 16), three (line 29); their calls are"
-    ]
+    assert report.skipped == []
+    report = checker.report({"x.c": CUT.replace("ENTER(0)\n#endif\n", "ENTER(0)\n#endif\n    if (never()) return;\n")})
+    assert [(f.rule, f.span.line) for f in report.findings] == [("P104", 2), ("P102", 24)]
+
+
+def test_functions_that_are_not_followed_are_named(checker):
+    """The macro may be one or the other, whatever else is compiled."""
+    twice = "#if A\n#define OUT(x) goto x\n#endif\n#if B\n#define OUT(x) return x\n#endif\n"
+    report = checker.report({"x.c": twice + PAIR % "\n    OUT(out); asm goto; out:"})
+    assert [skip.reason for skip in report.skipped] == ["the paths through on_event (line 8); their calls are"]
 
 
 @pytest.mark.parametrize(

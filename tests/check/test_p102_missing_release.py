@@ -483,3 +483,78 @@ def test_cython_found(checker, name, source):
 def test_cython_noop(checker, name, source):
     assert "want" not in source
     checker("P102", source, name=name)
+
+
+# Macros that are no statements: labels, jumps to labels of other macros, names that are pasted together.
+FUSE = """
+#define PYLOCK() PyGILState_STATE gstate; gstate = PyGILState_Ensure();
+#define PYUNLOCK() PyGILState_Release(gstate);
+#define PROLOGUE(value)     \\
+int ret = -1;               \\
+PyObject *v;                \\
+PYLOCK();                   \\
+v = value;                  \\
+if (!v) {                   \\
+    PyErr_Print();          \\
+    goto OUT;               \\
+}                           \\
+if (v == Py_None)           \\
+    goto OUT_DECREF;
+#define EPILOGUE            \\
+OUT_DECREF:                 \\
+    Py_DECREF(v);           \\
+OUT:                        \\
+    PYUNLOCK();             \\
+    return ret;
+#define HANDLER(name, ...) static int name##_func(const char *path, ##__VA_ARGS__) { \\
+    PROLOGUE(PyObject_CallFunction(name##_cb, "s", path)) EPILOGUE }
+HANDLER(mkdir, mode_t mode)
+HANDLER(rmdir)
+static int read_func(const char *path, char *buf)
+{
+#ifdef FIX
+    PROLOGUE(PyObject_CallFunction(read_cb, "O&", path))
+#else
+    PROLOGUE(PyObject_CallFunction(read_cb, "s", path))
+#endif
+    if (!PyBytes_Check(v))
+        %s
+    ret = 0;
+    EPILOGUE
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "leaves, found",
+    [("return -1;  /* want: P102 */", True), ("goto OUT_DECREF;", False), ("{ PYUNLOCK(); return -1; }", False)],
+)
+def test_macros_with_labels(checker, leaves, found):
+    assert ("want" in leaves) == found
+    checker("P102", FUSE % leaves)
+
+
+def test_functions_that_macros_make(checker):
+    source = FUSE % "goto OUT_DECREF;"
+    source = source.replace(" EPILOGUE }", " if (!PyLong_Check(v)) return 0; EPILOGUE }")
+    checker("P102", source.replace("mode)\n", "mode)  /* want: P102 */\n").replace("(rmdir)\n", "(rmdir)  /* want: P102 */\n"))
+
+
+def test_the_end_of_such_a_macro(checker):
+    source = (FUSE % "goto OUT_DECREF;").replace("OUT:                        \\\n    PYUNLOCK();             \\\n", "OUT: \\\n")
+    source = source.replace("    EPILOGUE\n}", "    EPILOGUE  /* want: P102 */\n}")
+    checker("P102", "\n".join(line for line in source.splitlines() if not line.startswith("HANDLER(")))
+
+
+def test_such_macros_of_a_header_of_no_other_interest(checker):
+    source = (FUSE % "FAIL(OUT_DECREF);").replace("PROLOGUE(PyObject_CallFunction(read", "PROLOGUE(  PyObject_CallFunction(read")
+    checker("P102", source, "x.c", fail__h="#define FAIL(label) do { ret = -2; goto label; } while (0)\n")
+
+
+@pytest.mark.parametrize("first, second", [("A", "!A"), ("A", "!defined(A)"), ("A", "B")])
+def test_a_pair_of_macros_with_two_definitions_each(checker, first, second):
+    """Never the one of one condition with the other of another."""
+    head = f"#if {first}\n#define LOCK() PyGILState_STATE s = PyGILState_Ensure();\n#else\n#define LOCK()\n#endif\n"
+    head += f"#if {second}\n#define UNLOCK()\n#else\n#define UNLOCK() PyGILState_Release(s);\n#endif\n"
+    report = checker.report({"x.c": head + "#define END() out: UNLOCK()\nvoid f(int a)\n{\n    LOCK()\n    if (a) goto out;\n    END()\n}\n"})
+    assert [finding.rule for finding in report.findings] == ["P104"]

@@ -128,7 +128,8 @@ class CFile:
     """A parsed file. `data` is what is on disk, `code` its C code; the tree was made from a copy of the same length."""
 
     cython = False
-    """It was made of Cython code: `data` is on no disk, and there is nothing to edit."""
+    editable = True
+    """It is what is on disk, not made of that."""
 
     def __init__(self, path: str, data: bytes, masked: bytes, language: str, code: Optional[bytes] = None) -> None:
         self.path = path

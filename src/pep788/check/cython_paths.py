@@ -64,6 +64,7 @@ class CythonPaths(CFile):
     """The C++ text of one file; its spans are those of the Cython file."""
 
     cython = True
+    editable = False
 
     def __init__(self, path: str, text: bytes, marks: List[Tuple[int, Place]], spans: Spans) -> None:
         super().__init__(path, text, text, "cpp")

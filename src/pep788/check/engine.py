@@ -7,7 +7,7 @@ import functools
 import re
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
-from . import binary, ctree, cython_tree, flow, names, project, registry, sources
+from . import binary, ctree, cython_tree, expand, flow, names, project, registry, sources
 from .ctree import CFile, Kind, Macro, TooDeep, walk
 from .cython_tree import CythonFile
 from .model import Finding, Report, Severity, Skip
@@ -80,6 +80,7 @@ def load(options: Options, report: Report, collect: Optional[Collect] = None) ->
     whole.files = _parsed(items, macros, report)
     project.fill(whole)
     _structs_elsewhere(whole, collect)
+    expand.follow(whole, _macros_elsewhere(whole, collect))
     report.skipped += _not_understood(whole)
     return whole
 
@@ -145,6 +146,26 @@ def _structs_elsewhere(whole: Project, collect: Collect) -> None:
             whole.structs.setdefault(name, []).append(structs[name])
 
 
+_DEFINED = re.compile(rb"^[ \t]*#[ \t]*define[ \t]+(\w+)", re.MULTILINE)
+
+
+def _macros_elsewhere(whole: Project, collect: Collect) -> List[CFile]:
+    """Files that define macros which are used in functions that cannot be followed, and are of no other interest."""
+    words = {word for function in whole.lost() for word in re.findall(rb"[A-Za-z_]\w*", function.text)}
+    have = {file.path for file in whole.files}
+    files: List[CFile] = []
+    for found in collect() if words else ():
+        if isinstance(found, Skip) or found.path in have or found.suffix not in sources.C_SUFFIXES:
+            continue
+        if words.isdisjoint(_DEFINED.findall(found.data)) or sources.not_hand_written(found) is not None:
+            continue
+        try:
+            files.append(project.parse_c(found, whole.macros))
+        except TooDeep:
+            continue
+    return files
+
+
 def _users(collect: Collect, have: Dict[str, Item], macros: Dict[str, Macro]) -> Dict[str, Item]:
     pattern = re.compile(rb"\b(?:" + b"|".join(re.escape(name).encode() for name in macros) + rb")\b")
     more: Dict[str, Item] = {}
@@ -181,8 +202,8 @@ def _cython(item: Item, report: Report, whole: Project) -> None:
 def _not_understood(whole: Project) -> Iterator[Skip]:
     """Functions that open something on paths that cannot be followed: only their calls are reported."""
     lost: Dict[str, List[str]] = {}
-    for function in whole.functions:
-        if any(event.kind in flow.OPENS for event in function.events) and not whole.flows(function):
+    for function in whole.lost():
+        if id(function) not in whole.twins:
             line = function.file.span(function.node).line
             lost.setdefault(function.file.path, []).append(f"{function.name or 'a function'} (line {line})")
     for cython in whole.cython:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from typing import Dict, Iterable, List, Optional, Set
+from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
-from . import ctree, names, preprocessor, sources, swig
+from . import ctree, flow, names, preprocessor, sources, swig
 from .binary import Binary
 from .ctree import CFile, Event, Function, Kind, Macro
 from .cython_tree import CythonFile
@@ -39,6 +39,11 @@ class Project:
     """Those with an event; lambdas are functions of their own."""
     defined: Set[str] = dataclasses.field(default_factory=set)
     """The names of all functions in `files`."""
+    twins: Dict[int, List[Tuple["Project", Function]]] = dataclasses.field(default_factory=dict)
+    """Of functions that cannot be followed as they are, by their identity: the same with their macros expanded, each in
+    a project of its own."""
+    made: List[Tuple["Project", Function]] = dataclasses.field(default_factory=list)
+    """Functions that macros make."""
     _flows: Dict[int, List[Flow]] = dataclasses.field(default_factory=dict)
 
     def flows(self, function: Function) -> List[Flow]:
@@ -66,6 +71,17 @@ class Project:
         for function in self.functions:
             found.setdefault(function.name, []).append(function)
         return found
+
+    def lost(self) -> List[Function]:
+        """Functions that open something on paths that cannot be followed."""
+        return [f for f in self.functions if any(e.kind in flow.OPENS for e in f.events) and not self.flows(f)]
+
+    def followed(self) -> Iterator[Tuple["Project", Function]]:
+        """All functions, those of Cython included, each with the project that its paths are of."""
+        whole = self.with_cython
+        for function in whole.functions:
+            yield from whole.twins.get(id(function), [(whole, function)])
+        yield from self.made
 
     @functools.cached_property
     def with_cython(self) -> "Project":

@@ -35,7 +35,7 @@ class Rule:
 
     def at(self, function: Function, node: Node, message: str, help: str, **more: Any) -> Finding:
         """A finding in a function of a C, C++ or Cython file."""
-        if function.file.cython:
+        if not function.file.editable:
             more.pop("edits", None)
         return self.on(function.file.span(node), message, help, function=function.name, **more)
 

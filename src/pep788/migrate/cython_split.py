@@ -15,11 +15,11 @@ import re
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from ..check.cython_tree import CythonFile, GilBlock, Whole
+from ..check.expand import arguments_at
 from ..check.model import Edit, Span
 from ..check.sources import Item
 from . import edits
 from .decisions import Decisions
-from .expand import arguments_at
 from .macro_body import MacroChange
 from .model import Asked, Outcome, Refused, Site
 

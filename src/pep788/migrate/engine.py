@@ -14,6 +14,7 @@ from ..check import engine as check_engine
 from ..check import project as check_project
 from ..check.ctree import CFile, Event, Function, Kind, TooDeep, walk
 from ..check.cython_tree import CythonFile
+from ..check.expand import CannotExpand, Expander
 from ..check.model import Edit
 from ..check.model import Report as CheckReport
 from ..check.preprocessor import OLDEST
@@ -21,7 +22,6 @@ from ..check.project import Project, embeds
 from ..check.sources import Item
 from . import cython_split, edits, entry, macro_body, macro_pair, pair, raii, scoped
 from .decisions import Decisions
-from .expand import CannotExpand, Expander
 from .holder import Holder, Holders
 from .life import NoHolder, Store
 from .ignored import Ignored

@@ -13,12 +13,12 @@ from typing import Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from ..check import ctree
 from ..check.ctree import CFile, Event, Function, Kind, Macro
+from ..check.expand import TOKEN, CannotExpand, Expanded, Expander, Use, arguments_at
 from ..check.model import Edit, Span
 from ..check.project import Project
 from ..check.sources import Item
 from . import edits, pair
 from .decisions import Decisions
-from .expand import TOKEN, CannotExpand, Expanded, Expander, Use, arguments_at
 from .model import Asked, Outcome, Refused, Site, shown_name
 from .pair import ENSURE, RELEASE, Pair
 

@@ -21,10 +21,14 @@ from ..registry import Rule, related, rule
     "freed.",
 )
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
-    project = project.with_cython
-    for function in project.functions:
-        for event, exit in leaks(project, function):
-            yield _finding(rule, function, event, exit)
+    seen = set()
+    for part, function in project.followed():
+        for event, exit in leaks(part, function):
+            finding = _finding(rule, function, event, exit)
+            place = (finding.span, finding.data["variable"])  # once, whatever is compiled
+            if place not in seen:
+                seen.add(place)
+                yield finding
 
 
 def leaks(project: Project, function: Function) -> Iterator[Tuple[Event, Exit]]:

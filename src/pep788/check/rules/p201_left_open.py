@@ -25,11 +25,14 @@ TYPES = {"guard": "PyInterpreterGuard*", "token": "PyThreadStateToken*"}
     "token that is never released.",
 )
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
-    project = project.with_cython
-    for function in project.functions:
+    seen = set()
+    for part, function in project.followed():
         opened = {event.start: event for event in function.of(Kind.GUARD_OPEN, Kind.TOKEN_OPEN)}
-        if opened:
-            yield from _leaks(rule, project, function, opened)
+        for finding in _leaks(rule, part, function, opened) if opened else ():
+            place = (finding.span, finding.data["variable"])  # once, whatever is compiled
+            if place not in seen:
+                seen.add(place)
+                yield finding
 
 
 def _leaks(rule: Rule, project: Project, function: Function, opened: Dict[int, Event]) -> Iterator[Finding]:

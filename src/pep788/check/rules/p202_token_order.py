@@ -20,10 +20,12 @@ from ..registry import Rule, rule
     "that is in use. Native 3.15 does not notice.",
 )
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
-    project = project.with_cython
-    for function in project.functions:
-        if len(function.of(Kind.TOKEN_OPEN)) > 1:
-            yield from _in_function(rule, project, function)
+    seen = set()
+    for part, function in project.followed():
+        for finding in _in_function(rule, part, function) if len(function.of(Kind.TOKEN_OPEN)) > 1 else ():
+            if finding not in seen:
+                seen.add(finding)
+                yield finding
 
 
 def _in_function(rule: Rule, project: Project, function: Function) -> Iterator[Finding]:

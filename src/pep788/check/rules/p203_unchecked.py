@@ -27,12 +27,12 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
             if event.macro is None and parent is not None and parent.type == "expression_statement":
                 message = f"The result of {event.name} is dropped, so nothing tells whether it failed."
                 yield rule.at(function, event.node, message, HELP)
-        yield from _released_untested(rule, project, function)
     seen = set()
-    for function in project.with_cython.functions:
-        for finding in _released_untested(rule, project.with_cython, function) if function.file.cython else ():
-            seen.add((finding.span.path, finding.span.start))
-            yield finding
+    for part, function in project.followed():
+        for finding in _released_untested(rule, part, function):
+            if (finding.span.path, finding.span.start) not in seen:
+                seen.add((finding.span.path, finding.span.start))
+                yield finding
     for file in project.cython:
         for call in file.calls:
             span = file.span_of_call(call)

@@ -7,18 +7,21 @@ is looked at several times, with the conditions met and not.  Lines keep their n
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import re
-from typing import Dict, Iterator, List, Optional, Set, Tuple
+from typing import Dict, FrozenSet, Iterator, List, Optional, Set, Tuple
 
-from ..check import ctree, names, preprocessor
-from ..check.ctree import CFile, Function, Macro
-from ..check.project import Project
+from . import ctree, names, preprocessor
+from .ctree import CFile, Function, Macro, Node, span_of
+from .model import Span
+from .project import Project
 
 TOKEN = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|(?P<name>[A-Za-z_]\w*)", re.DOTALL)
 _LEAVES = re.compile(r"\b(?:return|goto|break|continue|throw)\b|^\s*\w+\s*:(?!:)")
 _DIRECTIVE = re.compile(r"[ \t]*#[ \t]*(?P<word>[a-z]+)\b")
+_MAKES_FUNCTIONS = re.compile(r"\)\s*\{")
 MOST_VARIANTS = 12
 MOST_BODY = 100_000
 """Characters of one expansion: macros that double each other grow without end."""
@@ -38,6 +41,9 @@ class Chosen:
     def value(self, key: str) -> bool:
         return dict(self.named).get(key, self.met)
 
+    def fits(self, conditions: FrozenSet[Tuple[str, bool]]) -> bool:
+        return all(self.value(key) == value for key, value in conditions)
+
 
 @dataclasses.dataclass(frozen=True)
 class Use:
@@ -50,13 +56,46 @@ class Use:
     stop: int
 
 
+class ExpandedFile(CFile):
+    """The text after it; its spans are those of the file before: of the whole use for what is inside of one."""
+
+    editable = False
+
+    def __init__(self, before: CFile, data: bytes, masked: bytes, uses: List[Use]) -> None:
+        super().__init__(before.path, data, masked, before.language)
+        self._before = before
+        self._uses = uses
+        self._starts = [use.start for use in uses]
+
+    def span(self, node: Node) -> Span:
+        start, end = self._place(node.start_byte), self._place(max(node.end_byte - 1, node.start_byte))
+        before = self._before
+        return span_of(before.path, before.data, before.lines, start[0], max(end[1], start[0]))
+
+    def _place(self, at: int) -> Tuple[int, int]:
+        """The bytes in the file before that one byte is of."""
+        index = bisect.bisect_right(self._starts, at) - 1
+        if index < 0:
+            return at, at + 1
+        use = self._uses[index]
+        if at < use.stop:
+            return use.at, use.end
+        padding = self._before.data.count(b"\n", use.at, use.end)
+        place = max(at - use.stop - padding, 0) + use.end
+        return place, place + 1
+
+
 @dataclasses.dataclass
 class Expanded:
     """A file after it; `functions` have their events."""
 
-    file: CFile
+    file: ExpandedFile
     uses: List[Use]
     functions: List[Function]
+
+    def is_made(self, function: Function) -> bool:
+        start, end = function.node.start_byte, function.node.end_byte
+        return any(use.start <= start and end <= use.stop for use in self.uses)
 
     def function_of(self, use: Use) -> Optional[Function]:
         for function in self.functions:
@@ -66,19 +105,28 @@ class Expanded:
 
 
 class Expander:
-    """The macros of a tree; without `pairs` those that attach and release stay as they are."""
+    """The macros of a tree; without `pairs` those that attach and release stay as they are.
 
-    def __init__(self, whole: Project, files: List[CFile], pairs: bool = True) -> None:
+    Of several definitions the one is taken that the conditions fit; `strict`: if there is not just one, none is.
+    """
+
+    def __init__(self, whole: Project, files: List[CFile], pairs: bool = True, strict: bool = False) -> None:
         self.whole = whole
         self.pairs = pairs
+        self.strict = strict
         self.definitions: Dict[str, List[Macro]] = {}
+        self._places: Dict[int, List[Tuple[CFile, int]]] = {}
+        """Of each definition, by its identity: where this text stands."""
+        self._conditions: Dict[int, List[FrozenSet[Tuple[str, bool]]]] = {}
         self._twins: Dict[int, List[Expanded]] = {}
         for file in files:
             for macro in ctree.definitions(file):
                 macro = dataclasses.replace(macro, body=_whole_body(macro))
                 known = self.definitions.setdefault(macro.name, [])
-                if all(macro.body.split() != other.body.split() for other in known):
+                same = [other for other in known if macro.body.split() == other.body.split()]
+                if not same:
                     known.append(macro)
+                self._places.setdefault(id(same[0] if same else macro), []).append((file, macro.node.start_byte))
         self.matter = self._matter()
 
     def _matter(self) -> Set[str]:
@@ -109,12 +157,11 @@ class Expander:
         return found
 
     def file(self, file: CFile, chosen: Chosen) -> Expanded:
-        met = chosen.met
-        text, uses = self._text(resolved(file.data.decode("latin-1"), chosen), met)
+        text, uses = self._text(resolved(file.data.decode("latin-1"), chosen), chosen)
         data = text.encode("latin-1")
         known = {} if self.pairs else self.whole.known_in[file.path]
         masked = ctree.mask(data, [*names.STATEMENT_MACROS, *known])
-        new = CFile(file.path, data, masked, file.language)
+        new = ExpandedFile(file, data, masked, uses)
         functions = [f for f in new.functions if f.body is not None]
         for function in functions:
             functions += ctree.add_events(function, known)
@@ -125,13 +172,22 @@ class Expander:
         key = id(function.file)
         if key not in self._twins:
             self._twins[key] = self.all_of(function.file, set())
-        line = function.node.start_point[0]
+        place = function.file.span(function.node)  # not by the tree's own lines: masking takes line ends
         found = []
         for expanded in self._twins[key]:
-            for twin in expanded.functions:
-                if twin.name == function.name and twin.node.start_point[0] == line:
+            for twin in expanded.functions:  # what is in front of a function may have got into it for a macro
+                if twin.name == function.name and place.line <= expanded.file.span(twin.node).line <= place.end_line:
                     found.append((self.alone(expanded), twin))
         return found
+
+    def made(self, file: CFile) -> List[Tuple[Project, Function]]:
+        """The functions that a macro is the whole of, as far as they can be followed."""
+        try:
+            expanded = [self.file(file, Chosen(met)) for met in (True, False)]
+        except (CannotExpand, ctree.TooDeep):
+            return []
+        pairs = [(self.alone(one), function) for one in expanded for function in one.functions if one.is_made(function)]
+        return [(project, function) for project, function in pairs if project.flows(function)]
 
     def alone(self, expanded: Expanded) -> Project:
         """A project of the expanded file: what it still has of macros is known."""
@@ -141,7 +197,7 @@ class Expander:
         others = {**{n: m for found in self.whole.others.values() for n, m in found.items()}, **others}
         return Project(files=[expanded.file], others={path: others}, known_in={path: known})
 
-    def _text(self, text: str, met: bool) -> Tuple[str, List[Use]]:
+    def _text(self, text: str, chosen: Chosen) -> Tuple[str, List[Use]]:
         result: List[str] = []
         uses: List[Use] = []
         length = done = 0
@@ -149,11 +205,11 @@ class Expander:
             name, at = found.group("name"), found.start()
             if name is None or name not in self.matter or at < done:
                 continue
-            end, given = self._use(text, found.end(), self._definition(name, met))
+            end, given = self._use(text, found.end(), self._definition(name, chosen))
             if end < 0:
                 continue
             before = text[done:at]
-            body = self._body(name, given, met, frozenset())
+            body = self._body(name, given, chosen, frozenset())
             lines = text.count("\n", at, end)
             uses.append(Use(name, at, end, length + len(before), length + len(before) + len(body)))
             result += [before, body, "\n" * lines]
@@ -161,11 +217,22 @@ class Expander:
             done = end
         return "".join([*result, text[done:]]), uses
 
-    def _definition(self, name: str, met: bool) -> Macro:
+    def _definition(self, name: str, chosen: Chosen) -> Macro:
         known = self.definitions[name]
-        if len(known) > 2:
+        if len(known) == 1:
+            return known[0]
+        fit = [macro for macro in known if any(map(chosen.fits, self._conditions_of(macro)))]
+        if len(fit) == 1:
+            return fit[0]
+        if self.strict or len(known) > 2:
             raise CannotExpand(f"{name} has {len(known)} definitions")
-        return known[0] if met else known[-1]
+        return known[0] if chosen.met else known[-1]
+
+    def _conditions_of(self, macro: Macro) -> List[FrozenSet[Tuple[str, bool]]]:
+        key = id(macro)
+        if key not in self._conditions:
+            self._conditions[key] = [needed(file.data.decode("latin-1"), at) for file, at in self._places[key]]
+        return self._conditions[key]
 
     def _use(self, text: str, at: int, macro: Macro) -> Tuple[int, List[str]]:
         """Where the use ends, -1 if it is none, and the arguments."""
@@ -177,8 +244,8 @@ class Expander:
         end, given = arguments_at(text, opening.end() - 1)
         return end, [" ".join(one.splitlines()) for one in given]
 
-    def _body(self, name: str, given: List[str], met: bool, hidden: "frozenset[str]") -> str:
-        macro = self._definition(name, met)
+    def _body(self, name: str, given: List[str], chosen: Chosen, hidden: "frozenset[str]") -> str:
+        macro = self._definition(name, chosen)
         text = _substituted(macro, given)
         result: List[str] = []
         done = 0
@@ -186,14 +253,36 @@ class Expander:
             inner = found.group("name")
             if inner is None or inner not in self.matter or inner == name or inner in hidden or found.start() < done:
                 continue
-            end, inner_given = self._use(text, found.end(), self._definition(inner, met))
+            end, inner_given = self._use(text, found.end(), self._definition(inner, chosen))
             if end < 0:
                 continue
-            result += [text[done : found.start()], self._body(inner, inner_given, met, hidden | {name})]
+            result += [text[done : found.start()], self._body(inner, inner_given, chosen, hidden | {name})]
             done = end
             if sum(map(len, result)) > MOST_BODY:
                 raise CannotExpand(f"{name} is too long when it is expanded")
         return "".join([*result, text[done:]])
+
+
+def follow(whole: Project, more: List[CFile]) -> None:
+    """Of the functions whose paths cannot be followed for the macros or conditionals in them: fill in `whole.twins`.
+
+    `more` are files that have macros of theirs and nothing else to be looked at.
+    """
+    lost = whole.lost()
+    makers = {name for name, macro in whole.macros.items() if _MAKES_FUNCTIONS.search(macro.body)}
+    if not lost and not makers:
+        return
+    expander = Expander(whole, [*whole.files, *more], strict=True)
+    for function in lost:
+        try:
+            twins = expander.twins(function)
+        except (CannotExpand, ctree.TooDeep):
+            continue
+        if twins and all(project.flows(twin) for project, twin in twins):
+            whole.twins[id(function)] = twins
+    for file in whole.files if makers else ():
+        if not makers.isdisjoint(_words(file.data.decode("latin-1"))):
+            whole.made += expander.made(file)
 
 
 def _whole_body(macro: Macro) -> str:
