@@ -134,7 +134,7 @@ def _run(options: argparse.Namespace) -> int:
             print(f"{rule.id} {rule.name:20} {rule.severity.value:8} {rule.summary}")
         return CLEAN
     try:
-        settings = config.Config() if options.isolated else config.load(pathlib.Path.cwd())
+        settings = config.Config() if options.isolated else config.load(config.current_folder())
         report = engine.check(_engine_options(options, settings))
         if options.write_baseline:
             baseline.write(pathlib.Path(options.write_baseline), report)
@@ -146,18 +146,19 @@ def _run(options: argparse.Namespace) -> int:
     except (sources.SourceError, config.ConfigError, baseline.BaselineError) as error:
         return _fail(str(error))
     _write(report, options)
-    unread = _unread(report, options.paths)
+    unread = not_checked(report.skipped, options.paths)
     for skip in unread:
         print(f"pep788: {skip.path}: {skip.reason}", file=sys.stderr)
     return ERROR if unread else FINDINGS if report.findings else CLEAN
 
 
-def _unread(report: Report, paths: Sequence[str]) -> List[Skip]:
-    """What was named on the command line and could not be read: to call that clean would be wrong."""
+def not_checked(skipped: Sequence[Skip], paths: Sequence[str]) -> List[Skip]:
+    """What was named on the command line and could not be read or parsed: to call that clean would be wrong."""
     from . import sources
 
     named = {sources.shown_path(path) for path in paths}
-    return [skip for skip in report.skipped if skip.kind == "unreadable" and skip.path in named]
+    lossy = [skip for skip in skipped if skip.kind in ("unreadable", "unparsed") and not skip.part]
+    return [skip for skip in lossy if skip.path in named]
 
 
 def _engine_options(options: argparse.Namespace, settings: Config) -> Options:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import pathlib
 import sys
 from typing import Any, Dict, Optional, Tuple
@@ -25,11 +26,19 @@ class Config:
     notes: bool = False
 
 
+def current_folder() -> pathlib.Path:
+    """An empty path where it has been deleted, or may not be asked for."""
+    try:
+        return pathlib.Path.cwd()
+    except OSError:
+        return pathlib.Path()
+
+
 def load(start: pathlib.Path) -> Config:
     """Look for the file from this folder upwards; the first one ends the search, whether it has the table or not."""
     for folder in [start, *start.parents]:
         path = folder / "pyproject.toml"
-        if path.is_file():
+        if os.path.isfile(path):  # no error where a folder may not be looked into
             return _read(path)
     return Config()
 
@@ -38,7 +47,9 @@ def _read(path: pathlib.Path) -> Config:
     tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
     tool = document.get("tool")
     table = tool.get("pep788", {}) if isinstance(tool, dict) else {}

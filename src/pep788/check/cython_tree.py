@@ -5,6 +5,7 @@ The parser gives the place where a thing begins, not where it ends: spans cover 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import io
@@ -145,7 +146,7 @@ def parse(path: str, data: bytes) -> CythonFile:
     Cython's parser is compiled and recurses without a limit: what is nested too deeply would crash it, so that is
     refused here, and what is left gets a stack that is large enough for it.
     """
-    text = data.decode("utf-8", "strict").replace("\r\n", "\n")  # no line or column of a word changes
+    text = data.decode("utf-8-sig", "strict").replace("\r\n", "\n")  # no line or column of a word changes
     if len(data) > MOST_BYTES or _nesting(text) > MOST_NESTING or _OPERATORS.search(text):
         raise CannotParse("too large or nested too deeply")
     outcome: List[Any] = []
@@ -194,7 +195,10 @@ def _parse(path: str, data: bytes, text: str) -> CythonFile:
             tree = _tree(path, text, "3")
         except CannotParse:
             tree = _tree(path, text, "2")  # `print` statements
-    file = CythonFile(path, data, _line_starts(data))
+    lines = _line_starts(data)
+    if data.startswith(codecs.BOM_UTF8):
+        lines[0] = len(codecs.BOM_UTF8)
+    file = CythonFile(path, data, lines)
     file.aliases = dict(_aliases(tree))
     bodies = _visit(tree, file)
     file.paths, lost = translate(path, bodies, _declared(tree), file.called, file.span_of_words)

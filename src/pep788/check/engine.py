@@ -211,11 +211,12 @@ def _not_understood(whole: Project) -> Iterator[Skip]:
             lost.setdefault(cython.path, []).append(f"{name} (line {line})")
     for path, functions in lost.items():
         more = f" and {len(functions) - 3} more" if len(functions) > 3 else ""
-        yield Skip(path, f"the paths through {', '.join(functions[:3])}{more}; their calls are", "unparsed")
+        yield Skip(path, f"the paths through {', '.join(functions[:3])}{more}; their calls are", "unparsed", part=True)
     for file in whole.files:
         outside = _outside_of_functions(file)
         if outside:
-            yield Skip(file.path, f"the code around line {outside}, which belongs to no function", "unparsed")
+            reason = f"the code around line {outside}, which belongs to no function"
+            yield Skip(file.path, reason, "unparsed", part=True)
 
 
 def _lost_in_cython(whole: Project, file: CythonFile) -> Iterator[Tuple[str, int]]:

@@ -23,6 +23,8 @@ _LEAVES = re.compile(r"\b(?:return|goto|break|continue|throw)\b|^\s*\w+\s*:(?!:)
 _DIRECTIVE = re.compile(r"[ \t]*#[ \t]*(?P<word>[a-z]+)\b")
 _MAKES_FUNCTIONS = re.compile(r"\)\s*\{")
 MOST_VARIANTS = 12
+MOST_MACROS = 100
+"""One inside the other."""
 MOST_BODY = 100_000
 """Characters of one expansion: macros that double each other grow without end."""
 
@@ -134,15 +136,16 @@ class Expander:
         for name, macros in self.definitions.items():
             if any(_LEAVES.search(macro.body) or _makes_strings(macro) for macro in macros):
                 found.add(name)
-        while True:
-            more = {
-                name
-                for name, macros in self.definitions.items()
-                if name not in found and any(not found.isdisjoint(_words(m.body)) for m in macros)
-            }
-            if not more:
-                return found if self.pairs else found - set(self.whole.macros)
+        users: Dict[str, List[str]] = {}
+        for name, macros in self.definitions.items():
+            for word in {word for macro in macros for word in _words(macro.body)}:
+                users.setdefault(word, []).append(name)
+        waiting = list(found)
+        while waiting:
+            more = set(users.get(waiting.pop(), ())) - found
             found |= more
+            waiting += more
+        return found if self.pairs else found - set(self.whole.macros)
 
     def all_of(self, file: CFile, wanted: Set[str]) -> List[Expanded]:
         """The file with all conditions met, with none, and as often again as uses of `wanted` are in no other."""
@@ -245,6 +248,8 @@ class Expander:
         return end, [" ".join(one.splitlines()) for one in given]
 
     def _body(self, name: str, given: List[str], chosen: Chosen, hidden: "frozenset[str]") -> str:
+        if len(hidden) > MOST_MACROS:
+            raise CannotExpand(f"{name} is reached through more than {MOST_MACROS} macros")
         macro = self._definition(name, chosen)
         text = _substituted(macro, given)
         result: List[str] = []

@@ -94,6 +94,8 @@ class Skip:
     path: str
     reason: str
     kind: str  # "generated", "vendored", "unreadable", "unparsed"
+    part: bool = False
+    """Only some of its functions."""
 
 
 @dataclasses.dataclass

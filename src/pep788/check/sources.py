@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import stat
 import tarfile
 import urllib.parse
 import urllib.request
@@ -124,14 +125,17 @@ def _matches(path: str, pattern: str) -> bool:
 def _argument(argument: str) -> Iterator[Found]:
     path = pathlib.Path(argument)
     try:
-        if path.is_dir():
-            yield from _folder(path)
+        mode = os.stat(argument).st_mode if os.path.lexists(argument) else None
+        if mode is not None:
+            yield from _folder(path) if stat.S_ISDIR(mode) else _file(path, explicit=True)
             return
-        if path.exists():
-            yield from _file(path, explicit=True)
+        os.stat(argument)  # not there, or in a folder that keeps it from us
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.islink(argument):
+            yield Skip(shown_path(argument), "a link to nothing", "unreadable")
             return
     except OSError as error:
-        yield Skip(argument, error.strerror or str(error), "unreadable")
+        yield Skip(shown_path(argument), error.strerror or str(error), "unreadable")
         return
     except ValueError as error:  # a null byte
         raise SourceError(f"{argument!r} is no path: {error}") from None
@@ -154,20 +158,30 @@ def _folder(top: pathlib.Path) -> Iterator[Found]:
 def _file(path: pathlib.Path, explicit: bool = False) -> Iterator[Found]:
     shown = shown_path(str(path))
     try:
-        if not path.is_file():
+        if not stat.S_ISREG(os.stat(path).st_mode):
             yield Skip(shown, "not a regular file", "unreadable")
         elif explicit and shown.lower().endswith(ARCHIVES):
             yield from _archive(path)
         elif explicit and not wanted(shown):
             suffixes = ", ".join((*C_SUFFIXES, *CYTHON_SUFFIXES, *SWIG_SUFFIXES, *BINARY_SUFFIXES, *ARCHIVES))
             raise SourceError(f"{shown}: not a kind of file that can be checked ({suffixes})")
-        elif path.stat().st_size > _limit(shown):
-            with path.open("rb") as stream:
-                yield _too_large(Item(shown, stream.read(HEAD)))
         else:
-            yield Item(shown, path.read_bytes())
+            yield _read(path, shown)
+    except FileNotFoundError as error:
+        reason = "a link to nothing" if os.path.islink(path) else error.strerror or str(error)
+        yield Skip(shown, reason, "unreadable")
     except OSError as error:
         yield Skip(shown, error.strerror or str(error), "unreadable")
+
+
+def _read(path: pathlib.Path, shown: str) -> Found:
+    """Whatever it has become since it was listed: never waits for a pipe, never reads more than there may be."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, flags), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            return Skip(shown, "not a regular file", "unreadable")
+        data = stream.read(_limit(shown) + 1)
+    return Item(shown, data) if len(data) <= _limit(shown) else _too_large(Item(shown, data[:HEAD]))
 
 
 def _limit(path: str) -> int:
@@ -177,7 +191,8 @@ def _limit(path: str) -> int:
 def _too_large(head: Item) -> Skip:
     """Given the beginning of a file: the largest ones are generated, and say so there."""
     large = Skip(head.path, f"larger than {_limit(head.path) // (1024 * 1024)} MiB", "unreadable")
-    return not_hand_written(head) or large
+    known = not_hand_written(head)
+    return known if known is not None and known.kind != "unparsed" else large
 
 
 def shown_path(path: str) -> str:
@@ -287,6 +302,11 @@ def _distribution(name: str) -> Optional[importlib.metadata.Distribution]:
         return None
 
 
+def _is_utf_16(data: bytes) -> bool:
+    """By its mark, or by the half of its bytes that are zero where the text is like ASCII (UTF-32: more)."""
+    return data.startswith((b"\xff\xfe", b"\xfe\xff")) or data[:4096].count(0) * 3 > len(data[:4096])
+
+
 # --- what not to check ------------------------------------------------------------------------------------------
 
 
@@ -299,8 +319,8 @@ def not_hand_written(item: Item) -> Optional[Skip]:
     for copied, word, what in COPIES:
         if name in copied and word in item.data:
             return Skip(item.path, what, "vendored")
-    if item.suffix not in BINARY_SUFFIXES and item.data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return Skip(item.path, "UTF-16", "unparsed")
+    if item.suffix not in BINARY_SUFFIXES and _is_utf_16(item.data):
+        return Skip(item.path, "UTF-16: only UTF-8 and what is like ASCII can be read", "unparsed")
     if item.suffix in C_SUFFIXES:
         for mark, what in GENERATED:
             if mark.search(item.data):

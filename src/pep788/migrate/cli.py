@@ -6,17 +6,21 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import pathlib
 import re
+import stat
 import sys
 import traceback
 from typing import List, Optional, Sequence, Tuple
 
 from .. import vendor
 from ..check import cli as check_cli
+from ..check import sources
 
 DONE, OPEN, ERROR = 0, 1, 2
+SUFFIXES = sources.C_SUFFIXES + sources.SWIG_SUFFIXES + sources.CYTHON_SUFFIXES
 INCLUDE = pathlib.Path(__file__).resolve().parent.parent / "include"
 EPILOG = (
     "A PATH is a C, C++, SWIG or Cython file, or a folder. The diff goes to stdout, the report to stderr. Exit "
@@ -74,17 +78,37 @@ def main(argv: Sequence[str]) -> int:
     if missing is not None:
         return _fail(missing.replace("check needs", "migrate needs", 1))
     for path in options.paths:
-        if not os.path.isdir(path) and not os.path.isfile(path):
-            parser.error(f"{path} is no file or folder; an archive is to be unpacked first")
+        reason = _refused(path)
+        if reason:
+            parser.error(reason)
     try:
         return _run(options)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.errno == errno.ENOSPC:
+            raise  # the output's, for `pep788.cli` to tell
+        return _fail(f"{error.filename or 'output'}: {error.strerror or error}")
     except Exception:
         traceback.print_exc()
         return _fail("internal error; please report it with the lines above and the file it happened on")
 
 
+def _refused(path: str) -> str:
+    """What is wrong with an argument, "" if nothing is."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return f"{path} is {'a link to nothing' if os.path.islink(path) else 'no file or folder'}"
+    except OSError as error:
+        return f"{path}: {error.strerror or error}"
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        return f"{path} is no file or folder"
+    if stat.S_ISREG(mode) and sources.suffix_of(path) not in SUFFIXES:
+        unpack = "; an archive is to be unpacked first" if path.lower().endswith(sources.ARCHIVES) else ""
+        return f"{path} is no kind of file that can be migrated ({', '.join(SUFFIXES)}){unpack}"
+    return ""
+
+
 def _run(options: argparse.Namespace) -> int:
-    from ..check import sources
     from . import decisions, engine, output, writing
     from .model import Outcome
 
@@ -114,6 +138,11 @@ def _run(options: argparse.Namespace) -> int:
             sys.stdout.buffer.write(output.diff(report))
             sys.stdout.flush()
         print(output.text(report, written), file=sys.stderr)
+    unread = check_cli.not_checked(report.skipped, options.paths)
+    for skip in unread:
+        print(f"pep788: {skip.path}: {skip.reason}", file=sys.stderr)
+    if unread:
+        return ERROR
     left = report.count(Outcome.ASKED) + report.count(Outcome.FAILED)
     return OPEN if left else DONE
 

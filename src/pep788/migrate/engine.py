@@ -87,11 +87,13 @@ class Run:
         copied = {name for names in vendor.CHOICES.values() for name in names}
         self.exclude = (*options.exclude, vendor.HEADER_NAME, *sorted(copied))
         check_options = check_engine.Options(paths=options.paths, exclude=self.exclude)
-        self.whole: Project = check_engine.load(check_options, self.checked)
+        # Read once: files may change meanwhile.
+        given = [found for found in sources.collect(options.paths, self.exclude) if not _is_binary(found)]
+        self.whole: Project = check_engine.load(check_options, self.checked, lambda: given)
         self.items: Dict[str, Item] = {}
         self.others: List[Item] = []
         """Sources that are not C or C++, or not written by hand."""
-        self._collect()
+        self._sort(given)
         self.files: Dict[str, CFile] = {file.path: file for file in self.whole.files}
         self.ignored = Ignored({**{p: item.data for p, item in self.items.items()}, **_cython_texts(self.whole)})
         self.modules: Dict[str, entry.Module] = {}
@@ -99,9 +101,9 @@ class Run:
         self.asked: Dict[str, NotMigrated] = {}
         self.holders = Holders(self.whole, self.items, self.others)
 
-    def _collect(self) -> None:
-        for found in sources.collect(self.options.paths, self.exclude):
-            if isinstance(found, Item) and found.suffix not in sources.BINARY_SUFFIXES:
+    def _sort(self, given: List[sources.Found]) -> None:
+        for found in given:
+            if isinstance(found, Item):
                 is_c = found.suffix in sources.C_SUFFIXES + sources.SWIG_SUFFIXES
                 if is_c and sources.not_hand_written(found) is None:
                     self.items[found.path] = found
@@ -109,7 +111,7 @@ class Run:
                     self.others.append(found)
 
     def run(self) -> Report:
-        self.report.skipped = [skip for skip in self.checked.skipped if skip.kind != "vendored"]
+        self.report.skipped = [skip for skip in dict.fromkeys(self.checked.skipped) if skip.kind != "vendored"]
         self._find_modules()
         self.report.sites += self._pairs()
         self.report.sites += self._scoped()
@@ -318,8 +320,10 @@ class Run:
         texts = {item.path: item.data for item in self.items.values()}
         for folder in map(pathlib.Path, self.options.paths):
             for name in BUILD_FILES:
-                if (folder / name).is_file():
+                try:
                     texts[(folder / name).as_posix()] = (folder / name).read_bytes()
+                except OSError:  # not there, or not to be read: a note less
+                    continue
         for path, data in sorted(texts.items()):
             for found in _LIMITED_API.finditer(data):
                 if int(found.group(1), 16) < OLDEST:
@@ -494,6 +498,10 @@ class Run:
             made = "made already" if module.exists else "to be made"
             self.report.views.append(View(module.variable, path, line, f"{made} in {name}, of the main interpreter"))
             self.report.notes.append(SUBINTERPRETERS.format(variable=module.variable))
+
+
+def _is_binary(found: sources.Found) -> bool:
+    return isinstance(found, Item) and found.suffix in sources.BINARY_SUFFIXES
 
 
 def _migrated(sites: List[Site]) -> int:

@@ -93,7 +93,8 @@ def refuse_kind(project: Project, function: Function, ensure: Event) -> None:
     if function.is_constructor:
         raise Refused("a constructor cannot report failure: keep a pep788::attached in the object and test it")
     if not project.pairs(function, ensure):
-        raise Refused("it is released in another function")
+        lost = "its paths cannot be followed: not all of it was parsed"
+        raise Refused(lost if function.has_error else "it is released in another function")
     if not ensure.key:
         raise Refused("what PyGILState_Ensure gives is not kept")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import shutil
@@ -52,20 +53,26 @@ def write(report: Report) -> None:
         if there != report.before[path]:
             raise NotWritten(f"{path} has changed while it was looked at; nothing was written, run it again")
         targets[target] = data
-    for target, data in targets.items():
-        try:
-            _replace(target, data)
-        except OSError as error:
-            raise NotWritten(f"{target} cannot be written: {error.strerror or error}; others may be") from None
-
-
-def _replace(target: pathlib.Path, data: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=target.name + ".", dir=str(target.parent))
+    written: Dict[pathlib.Path, str] = {}
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-        shutil.copymode(str(target), name)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
+        for target, data in targets.items():
+            try:
+                _write_beside(target, data, written)
+            except OSError as error:
+                raise NotWritten(f"{target} cannot be written: {error.strerror or error}; nothing was") from None
+        for target in list(written):
+            os.replace(written[target], target)
+            del written[target]
+    finally:
+        for name in written.values():
+            os.unlink(name)
+
+
+def _write_beside(target: pathlib.Path, data: bytes, written: Dict[pathlib.Path, str]) -> None:
+    """Into a file that `written` names, to be moved to its place."""
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    descriptor, written[target] = tempfile.mkstemp(prefix=target.name + ".", dir=str(target.parent))
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+    shutil.copymode(str(target), written[target])
