@@ -319,10 +319,10 @@ def not_hand_written(item: Item) -> Optional[Skip]:
     for copied, word, what in COPIES:
         if name in copied and word in item.data:
             return Skip(item.path, what, "vendored")
-    if item.suffix not in BINARY_SUFFIXES and _is_utf_16(item.data):
-        return Skip(item.path, "UTF-16: only UTF-8 and what is like ASCII can be read", "unparsed")
     if item.suffix in C_SUFFIXES:
         for mark, what in GENERATED:
             if mark.search(item.data):
                 return Skip(item.path, what, "generated")
+    if item.suffix not in BINARY_SUFFIXES and _is_utf_16(item.data):
+        return Skip(item.path, "UTF-16: only UTF-8 and what is like ASCII can be read", "unparsed")
     return None
