@@ -58,11 +58,14 @@ if len(sys.argv) > 1:
     "arguments, complaint",
     [
         ([], "name a file, folder, sdist, wheel or installed package"),
-        (["--select", "X9", "."], "'X9' is no rule"),
+        (["--select", "X9", "."], "--select: 'X9' is no rule; `pep788 check --rules` lists them"),
+        (["--select", "P9", "."], "--select: 'P9' is no rule"),
+        (["--ignore", "P101,P1010", "."], "--ignore: 'P1010' is no rule"),
+        (["--ignore", ",", "."], "',' is no rule"),
         (["--format", "xml", "."], "invalid choice: 'xml'"),
     ],
 )
-def test_wrong_usage(run, arguments, complaint):
+def test_wrong_usage(run, checker, arguments, complaint):
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
     assert complaint in err
@@ -141,6 +144,9 @@ def test_select_and_ignore(run, checker, tmp_path):
     assert run(str(tmp_path), "--select", "P102,P11")[0] == 0
     assert run(str(tmp_path), "--select", "P1")[0] == 1
     assert run(str(tmp_path), "--ignore", "P101")[0] == 0
+    assert run(str(tmp_path), "--select", "p102,missing-release")[0] == 0
+    assert run(str(tmp_path), "--select", "Gilstate-Pair")[0] == 1
+    assert run(str(tmp_path), "--ignore", "gilstate-pair, p2")[0] == 0
 
 
 FIXES = """
@@ -179,6 +185,15 @@ def test_hidden_fixes_are_counted_and_announced(run, checker, tmp_path):
         "  fix (display): line 10: insert PyGILState_Release(state);",
     ]
     assert "(--unsafe-fixes)" not in out
+
+
+def test_nothing_to_check_is_told(run, checker, tmp_path):
+    (tmp_path / "x.txt").write_text("")
+    status, out, err = run(str(tmp_path))
+    assert (status, out) == (0, "0 findings in 0 files, 0 lines\n")
+    assert err == f"pep788: nothing to check in {tmp_path}: {cli.NOTHING}\n"
+    (tmp_path / "x.c").write_text(PAIR)
+    assert run(str(tmp_path), "--exclude", "*.c")[2].endswith(f"{cli.NOTHING}, *.c left out\n")
 
 
 def test_statistics(run, checker, tmp_path):

@@ -225,3 +225,53 @@ def test_pre_commit_hook_is_given_every_kind_of_source():
     kinds = {*sources.C_SUFFIXES, *sources.CYTHON_SUFFIXES, *sources.SWIG_SUFFIXES} - {".py"}
     assert {kind for kind in kinds if pattern.search("a/x" + kind) and pattern.search("x" + kind + ".in")} == kinds
     assert not any(pattern.search(name) for name in ("x.py", "x.so", "x.cfg", "README.md", "xc"))
+
+
+@pytest.mark.parametrize("comment, suppressed, complaint", [
+    ("ignore", 2, None),
+    ("ignore[P101,P106]", 2, None),
+    ("ignore[p106]", 1, None),
+    ("ignore [P106]", 1, None),
+    ("ignore P106", 1, None),
+    ("ignore[P106", 1, None),
+    ("ignore[]", 2, None),
+    ("ignore[state-type]", 0, "ignore[state-type]: STATE-TYPE is no rule"),
+    ("ignore[P106, P999]", 1, "ignore[P106, P999]: P999 is no rule"),
+    ("ignored", 0, None),
+    ("ignore-fil", 0, None),
+])  # fmt: skip
+def test_suppression_comments(run, tmp_path, comment, suppressed, complaint):
+    """One that names no rule suppresses nothing, and is told in all formats."""
+    (tmp_path / "x.c").write_text(PAIR.replace("Ensure();", f"Ensure();  // pep788: {comment}"))
+    report = json.loads(run("x.c", "--format", "json")[1])
+    assert report["suppressed"] == suppressed
+    assert [c["message"] for c in report["comments"]] == ([f"pep788: {complaint}"] if complaint else [])
+    if complaint:
+        assert report["comments"][0]["line"] == 4
+        assert f"x.c:4: pep788: {complaint}" in run("x.c")[1]
+        assert "::warning file=x.c,line=4,title=suppression::pep788: " in run("x.c", "--format", "github")[1]
+        (note,) = json.loads(run("x.c", "--format", "sarif")[1])["runs"][0]["invocations"][0]["toolExecutionNotifications"]
+        assert note["message"]["text"] == f"line 4: pep788: {complaint}"
+
+
+def test_paths_are_relative_however_they_were_named(run, tmp_path):
+    """Code hosts find no others, and a baseline knows them again."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "x.c").write_text(PAIR)
+    assert run("src", "--write-baseline", "known.json")[0] == 0
+    for name in (".", "src/x.c", "./src", str(tmp_path), str(tmp_path / "src" / "x.c")):
+        assert "file=src/x.c," in run(name, "--format", "github")[1]
+        assert '"uri": "src/x.c"' in run(name, "--format", "sarif")[1]
+        assert run(name, "--baseline", "known.json")[0] == 0
+
+
+def test_github_without_a_finding_says_nothing(run, tmp_path):
+    (tmp_path / "x.c").write_text("int x;\n")
+    assert run(".", "--format", "github") == (0, "", "")
+
+
+def test_json_has_what_is_not_shown(run, tmp_path):
+    (tmp_path / "x.pyd").write_bytes(pe(["PyGILState_Ensure"]))
+    (tmp_path / "x.c").write_text(PAIR)
+    report = json.loads(run(".", "--format", "json")[1])
+    assert (report["hidden_notes"], report["statistics"]) == (1, {"P101": 1, "P106": 1})

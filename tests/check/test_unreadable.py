@@ -102,7 +102,8 @@ def test_what_is_no_file(checker, tmp_path, capsys, kind):
     assert cli.main([str(tmp_path), "--format", "json"]) == 1
     assert skipped(capsys.readouterr().out) == ([(f"{tmp_path}/strange.c", reason)] if reason else [])
     assert cli.main([str(tmp_path / "strange.c"), "--isolated"]) == (2 if reason else 0)
-    assert capsys.readouterr().err == (f"pep788: {tmp_path}/strange.c: {reason}\n" if reason else "")
+    nothing = f"pep788: nothing to check in {tmp_path}/strange.c: {cli.NOTHING}\n"
+    assert capsys.readouterr().err == (f"pep788: {tmp_path}/strange.c: {reason}\n" if reason else nothing)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no such files here")

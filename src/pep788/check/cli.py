@@ -10,7 +10,7 @@ import pathlib
 import re
 import sys
 import traceback
-from typing import TYPE_CHECKING, List, Optional, Sequence
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 from .config import Config, ConfigError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .model import Report, Skip
 
 CLEAN, FINDINGS, ERROR = 0, 1, 2
+NOTHING = "no C, C++, Cython or SWIG source and no shared library"
 NEEDED = (
     "tree_sitter",
     "tree_sitter_c",
@@ -30,6 +31,7 @@ NEEDED = (
     "rich",
 )
 RULE = re.compile(r"P\d{0,3}")
+NO_RULE = "{!r} is no rule; `pep788 check --rules` lists them"
 EPILOG = (
     "A PATH is a C, C++, Cython or SWIG file, a shared library, a folder, an sdist, a wheel, or the name of an "
     "installed package. Exit status: 0 nothing found, 1 findings, 2 wrong usage or an internal error."
@@ -45,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("paths", nargs="*", metavar="PATH")
     parser.add_argument("--format", default="text", choices=["text", "json", "sarif", "github"], help="default: text")
     parser.add_argument(
-        "--select", type=_rules, metavar="RULES", help="only these: ids or their beginnings, with commas"
+        "--select", type=_rules, metavar="RULES", help="only these: ids or their beginnings, or names, with commas"
     )
     parser.add_argument("--ignore", type=_rules, metavar="RULES", help="not these")
     parser.add_argument(
@@ -66,11 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _rules(text: str) -> List[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
-    wrong = [name for name in names if not RULE.fullmatch(name)]
-    if wrong or not names:
-        raise argparse.ArgumentTypeError(
-            f"{wrong[0] if wrong else text!r} is no rule; `pep788 check --rules` lists them"
-        )
+    if not names:
+        raise argparse.ArgumentTypeError(NO_RULE.format(text))
     return names
 
 
@@ -135,7 +134,8 @@ def _run(options: argparse.Namespace) -> int:
         return CLEAN
     try:
         settings = config.Config() if options.isolated else config.load(config.current_folder())
-        report = engine.check(_engine_options(options, settings))
+        found = _engine_options(options, settings)
+        report = engine.check(found)
         if options.write_baseline:
             baseline.write(pathlib.Path(options.write_baseline), report)
             print(f"wrote {options.write_baseline}: {len(report.findings)} known findings")
@@ -146,6 +146,9 @@ def _run(options: argparse.Namespace) -> int:
     except (sources.SourceError, config.ConfigError, baseline.BaselineError) as error:
         return _fail(str(error))
     _write(report, options)
+    if not report.files and not report.skipped:
+        excluded = f", {', '.join(found.exclude)} left out" if found.exclude else ""
+        print(f"pep788: nothing to check in {', '.join(options.paths)}: {NOTHING}{excluded}", file=sys.stderr)
     unread = not_checked(report.skipped, options.paths)
     for skip in unread:
         print(f"pep788: {skip.path}: {skip.reason}", file=sys.stderr)
@@ -164,16 +167,29 @@ def not_checked(skipped: Sequence[Skip], paths: Sequence[str]) -> List[Skip]:
 def _engine_options(options: argparse.Namespace, settings: Config) -> Options:
     from . import engine
 
-    for name in (*settings.select, *settings.ignore):
-        if not RULE.fullmatch(name):
-            raise ConfigError(f"{settings.folder / 'pyproject.toml'}: [tool.pep788]: {name!r} is no rule")
+    where = f"{settings.folder / 'pyproject.toml'}: [tool.pep788] "
+    select = _ids(options.select, "--select") or _ids(settings.select, f"{where}select")
+    ignore = _ids(options.ignore, "--ignore") or _ids(settings.ignore, f"{where}ignore")
     return engine.Options(
         paths=tuple(options.paths),
-        select=tuple(options.select or settings.select or ("P",)),
-        ignore=tuple(options.ignore or settings.ignore),
+        select=select or ("P",),
+        ignore=ignore,
         exclude=(*settings.exclude, *options.exclude),
         notes=options.notes or settings.notes,
     )
+
+
+def _ids(given: Optional[Sequence[str]], where: str) -> Tuple[str, ...]:
+    """Ids, their beginnings and names of rules, as ids or their beginnings."""
+    from . import registry
+
+    rules = registry.all_rules()
+    by_name = {rule.name: rule.id for rule in rules}
+    found = [by_name.get(name.lower(), name.upper()) for name in given or ()]
+    for name, id in zip(given or (), found):
+        if not RULE.fullmatch(id) or not any(rule.id.startswith(id) for rule in rules):
+            raise ConfigError(f"{where}: {NO_RULE.format(name)}")
+    return tuple(found)
 
 
 def _write(report: Report, options: argparse.Namespace) -> None:
@@ -187,7 +203,8 @@ def _write(report: Report, options: argparse.Namespace) -> None:
     elif options.format == "sarif":
         print(sarif.write(report, registry.all_rules(), _version(), options.unsafe_fixes))
     elif options.format == "github":
-        print(github.write(report))
+        if report.findings or report.lossy or report.comments:
+            print(github.write(report))
     else:
         view = text.View(options.statistics, options.show_skipped, options.unsafe_fixes)
         text.write(report, Console(highlight=False), view)

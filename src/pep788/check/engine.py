@@ -10,12 +10,12 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence,
 from . import binary, ctree, cython_tree, expand, flow, names, project, registry, sources
 from .ctree import CFile, Kind, Macro, TooDeep, walk
 from .cython_tree import CythonFile
-from .model import Finding, Report, Severity, Skip
+from .model import Finding, Related, Report, Severity, Skip, Span
 from .project import Project
 from .registry import Rule
 from .sources import Found, Item
 
-SUPPRESS = re.compile(r"pep788:\s*ignore(?P<file>-file)?(?:\[(?P<rules>[A-Z0-9,\s]*)\])?")
+SUPPRESS = re.compile(r"pep788:\s*ignore(?P<file>-file)?(?![\w-])(?P<given>\s*\[(?P<rules>[^\]\n]*)\]?|\s+P\d+\b)?")
 PURE_PYTHON_MODE = re.compile(rb"^\s*(?:import cython\b|cimport |from cython )", re.MULTILINE)
 
 
@@ -257,7 +257,14 @@ def _texts(whole: Project) -> Dict[str, bytes]:
 def _suppress(report: Report, texts: Dict[str, bytes]) -> None:
     """Comments: `pep788: ignore[P101]` on the line or alone on the one before, `ignore-file[...]` anywhere."""
     kept = []
-    comments = {path: list(suppressions(texts[path])) for path in {f.span.path for f in report.findings} & set(texts)}
+    comments = {path: list(suppressions(data)) for path, data in texts.items()}
+    known = [rule.id for rule in registry.all_rules()]
+    for path, found in comments.items():
+        for comment in found:
+            wrong = [name for name in comment.rules if not any(id.startswith(name) for id in known)]
+            if wrong:
+                span = Span(path, 0, 0, comment.line, 1, comment.line, 1)
+                report.comments.append(Related(span, f"{comment.text}: {wrong[0]} is no rule"))
     for finding in report.findings:
         if any(c.covers(finding.span.line, (finding.rule,)) for c in comments.get(finding.span.path, ())):
             report.suppressed += 1
@@ -269,8 +276,10 @@ def _suppress(report: Report, texts: Dict[str, bytes]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Suppression:
-    """A comment: the lines it is for (None: all) and the rules, or the beginnings of their ids (none: all)."""
+    """A comment, the lines it is for (None: all) and the rules, or the beginnings of their ids (none: all)."""
 
+    line: int
+    text: str
     lines: Optional[Tuple[int, ...]]
     rules: Tuple[str, ...]
 
@@ -286,7 +295,8 @@ def suppressions(data: bytes) -> Iterator[Suppression]:
     for number, line in enumerate(data.decode("utf-8", "replace").split("\n"), 1):
         found = SUPPRESS.search(line)
         if found is not None:
-            rules = tuple(filter(None, re.split(r"[,\s]+", found.group("rules") or "")))
+            given = found.group("given") or ""
+            rules = tuple(filter(None, re.split(r"[,\s\[\]]+", given.upper())))
             alone = not line[: found.start()].strip(" \t/*#")
             lines = None if found.group("file") else (number, number + 1) if alone else (number,)
-            yield Suppression(lines, rules)
+            yield Suppression(number, found.group().rstrip(), lines, rules)

@@ -109,6 +109,8 @@ class Report:
     suppressed: int = 0
     hidden_notes: int = 0
     in_baseline: int = 0
+    comments: List[Related] = dataclasses.field(default_factory=list)
+    """Suppression comments that are not understood, or name rules that there are not."""
     frames: Dict[str, bytes] = dataclasses.field(default_factory=dict)
     """The text of each file with findings, for code frames."""
 

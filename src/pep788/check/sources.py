@@ -196,9 +196,15 @@ def _too_large(head: Item) -> Skip:
 
 
 def shown_path(path: str) -> str:
-    """A path as reports give it."""
+    """A path as reports give it: below the current folder it is relative, however it was named."""
     text = path.encode("utf-8", "replace").decode("utf-8")  # surrogates of undecodable names
-    return pathlib.PurePath(text).as_posix()
+    shown = pathlib.PurePath(text)
+    if shown.is_absolute():
+        try:
+            shown = shown.relative_to(os.getcwd())
+        except (OSError, ValueError):  # it is elsewhere, or there is no current folder
+            pass
+    return shown.as_posix()
 
 
 # --- archives: read in memory, never extracted ------------------------------------------------------------------

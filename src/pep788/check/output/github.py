@@ -11,6 +11,10 @@ def write(report: Report) -> str:
     lines += [
         f"::warning file={_property(skip.path)},title=not checked::{_message(skip.reason)}" for skip in report.lossy
     ]
+    lines += [
+        f"::warning file={_property(one.span.path)},line={one.span.line},title=suppression::{_message(one.message)}"
+        for one in report.comments
+    ]
     return "\n".join(lines)
 
 

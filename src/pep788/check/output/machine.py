@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 from typing import Any, Dict
@@ -26,9 +27,12 @@ def write(report: Report) -> str:
             "format": FORMAT_VERSION,
             "files": report.files,
             "lines": report.lines,
+            "statistics": dict(sorted(collections.Counter(finding.rule for finding in report.findings).items())),
             "suppressed": report.suppressed,
+            "hidden_notes": report.hidden_notes,
             "in_baseline": report.in_baseline,
             "findings": [_finding(finding) for finding in report.findings],
+            "comments": [{**_span(one.span), "message": one.message} for one in report.comments],
             "skipped": [dataclasses.asdict(skip) for skip in report.skipped],
         },
         indent=2,

@@ -17,7 +17,8 @@ def write(report: Report, rules: Sequence[Rule], version: str, unsafe: bool = Fa
     place = {rule.id: number for number, rule in enumerate(rules)}
     prints = fingerprints(report)
     driver = {"name": "pep788 check", "version": version, "rules": [_rule(rule) for rule in rules]}
-    notes = [_notification(skip.path, skip.reason) for skip in report.lossy]
+    notes = [_notification(skip.path, f"not checked: {skip.reason}") for skip in report.lossy]
+    notes += [_notification(one.span.path, f"line {one.span.line}: {one.message}") for one in report.comments]
     run = {
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
@@ -92,9 +93,9 @@ def _fix(finding: Finding, data: bytes) -> Dict[str, Any]:
     return {"description": {"text": finding.help}, "artifactChanges": [change]}
 
 
-def _notification(path: str, reason: str) -> Dict[str, Any]:
+def _notification(path: str, text: str) -> Dict[str, Any]:
     location = {"physicalLocation": {"artifactLocation": {"uri": _uri(path)}}}
-    return {"level": "warning", "message": {"text": f"not checked: {reason}"}, "locations": [location]}
+    return {"level": "warning", "message": {"text": text}, "locations": [location]}
 
 
 def _uri(path: str) -> str:

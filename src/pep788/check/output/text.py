@@ -33,6 +33,9 @@ def write(report: Report, console: Console, view: View) -> None:
         _why(report, console)
     _table(report, console)
     _skipped(report, console, view.skipped)
+    for comment in report.comments:
+        where = f"{comment.span.path}:{comment.span.line}"
+        console.print(Text(printable(f"{where}: {comment.message}"), "yellow"), soft_wrap=True)
     console.print(summary(report), soft_wrap=True, markup=False)
     for line in fixable(report, view.unsafe):
         console.print(line, soft_wrap=True, markup=False)
