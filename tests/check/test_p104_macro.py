@@ -49,3 +49,14 @@ def test_found(checker, source):
 def test_noop(checker, source):
     assert "want" not in source
     checker("P104", source)
+
+
+@pytest.mark.parametrize("definition", ["TAKE PyGILState_Ensure", "TAKE() PyGILState_Ensure()"])
+def test_another_name_of_the_function(checker, definition):
+    """It is one that is looked for, too: the function that uses it has paths."""
+    source = f"#define {definition}\nvoid on_event(int a)\n{{\n    PyGILState_STATE s = TAKE();\n    if (a)\n        return;\n    PyGILState_Release(s);\n}}\n"
+    report = checker.report({"x.c": source})
+    assert [(f.rule, f.span.line) for f in report.findings] == [("P104", 1), ("P102", 6)]
+    assert "is used once" in report.findings[0].message
+    report = checker.report({"x.c": source.replace("PyGILState_Ensure", "take_nothing")})
+    assert report.findings == []

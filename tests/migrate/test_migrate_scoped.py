@@ -114,6 +114,8 @@ SKIPPED = [
     pytest.param(SOURCE.replace("(*handler)", "use(gil); (*handler)"), "gil is used, too", id="used"),
     pytest.param(SOURCE.replace("namespace py = pybind11;", "namespace py = mine;"), "neither pybind11's nor nanobind's", id="another namespace"),
     pytest.param(SOURCE.replace("    py::gil", "#ifdef X\n    py::gil").replace("gil;\n", "gil;\n#endif\n"), "is in conditional compilation", id="#ifdef"),
+    pytest.param(SOURCE.replace("    py::gil", "    Py_BEGIN_ALLOW_THREADS\n    {\n    py::gil").replace(")();\n}", ")();\n    }\n    Py_END_ALLOW_THREADS\n}"), "the function has detached in line 7", id="detached"),
+    pytest.param(SOURCE.replace("    (*h", "    co_await (*h"), "a coroutine", id="coroutine"),
     pytest.param("namespace py = pybind11;\nstruct S { S() { py::gil_scoped_acquire gil; f(); } };\n", "in a constructor", id="constructor"),
     pytest.param(
         "namespace py = pybind11;\nint f() { return g([]() -> int { py::gil_scoped_acquire gil; return h(); }); }\n",

@@ -122,6 +122,8 @@ class Macro:
     """The macros it uses that matter."""
     leaves: bool = False
     """Its replacement has a `return`, `goto`, `break` or `throw` of its own."""
+    stands_for: str = ""
+    """The function that it is another name of."""
 
 
 class CFile:
@@ -219,6 +221,8 @@ class Function:
         if self.is_lambda:
             return "a lambda", ""
         inner = self.declarator.child_by_field_name("declarator") if self.declarator is not None else None
+        while inner is not None and inner.type in ("attributed_declarator", "parenthesized_declarator"):
+            inner = inner.named_children[0] if inner.named_children else None
         if inner is None:
             return "", ""
         *scopes, name = self.file.text(inner).replace(" ", "").split("::")
@@ -248,8 +252,16 @@ class Function:
         type_node = self.node.child_by_field_name("type")
         if type_node is None:
             return ""
-        between = self.file.code[type_node.end_byte : self.declarator.start_byte].decode("utf-8", "replace")
-        return " ".join((self.file.text(type_node) + between).split())
+        behind = next((c for c in self.declarator.children if c.type == "trailing_return_type"), None)
+        if behind is not None:
+            return " ".join(self.file.text(behind.named_children[0]).split()) if behind.named_children else ""
+        before = [c for c in self.node.children if c.type == "type_qualifier" and c.end_byte <= type_node.start_byte]
+        words = [word for word in map(self.file.text, before) if word in ("const", "volatile")]
+        whole = self.node.child_by_field_name("declarator")
+        parts = (type_node.end_byte, self.declarator.start_byte), (self.declarator.end_byte, whole.end_byte)
+        around = "".join(self.file.code[start:end].decode("utf-8", "replace") for start, end in parts)
+        text = " ".join([*words, *(self.file.text(type_node) + around).split()])
+        return _CONVENTION.sub("", text)
 
     @property
     def returns_value(self) -> bool:
@@ -284,7 +296,7 @@ class Function:
     @property
     def has_error(self) -> bool:
         """Of the body: what stands in parameter lists (attribute macros) changes no path."""
-        return self.body is None or bool(self.body.has_error) or self._is_cut or self._is_half
+        return self.body is None or bool(self.body.has_error) or self._is_cut or self.is_half
 
     @property
     def _is_cut(self) -> bool:
@@ -295,7 +307,7 @@ class Function:
         return not self.is_lambda and following is not None and following.type in STRAY
 
     @property
-    def _is_half(self) -> bool:
+    def is_half(self) -> bool:
         """Some of it was left out of the tree: other arms have paths of their own."""
         start, end = self.node.start_byte, self.node.end_byte
         return any(start < cut[1] and cut[0] < end for cut in self.file.cuts)
@@ -303,6 +315,9 @@ class Function:
     def of(self, *kinds: Kind) -> List[Event]:
         return [event for event in self.events if event.kind in kinds]
 
+
+_CONVENTION = re.compile(r" ?\b(?:__stdcall|__cdecl|__fastcall|__vectorcall|WINAPI|APIENTRY|CALLBACK)\b")
+"""How Windows passes arguments: no part of what a function returns."""
 
 # --- parsing --------------------------------------------------------------------------------------------------
 
@@ -422,15 +437,17 @@ def _functions(root: Node) -> Iterator[Tuple[Node, str]]:
 
 
 def _function_declarator(node: Node) -> Node:
-    inner = node.child_by_field_name("declarator")
+    inner, found = node.child_by_field_name("declarator"), None
     for _ in range(32):  # pointers to pointers, references, parentheses
-        if inner is None or inner.type in ("function_declarator", "abstract_function_declarator"):
-            return inner
+        if inner is None or inner.type == "abstract_function_declarator":
+            return inner if found is None else found
+        if inner.type == "function_declarator":  # the innermost: the others are of the function that it returns
+            found = inner
         below = inner.child_by_field_name("declarator")
         if below is None:
             below = inner.named_children[0] if inner.named_children else None
         inner = below
-    return None
+    return found
 
 
 def declared(file: CFile, node: Node) -> List[Tuple[str, str]]:
@@ -533,7 +550,13 @@ def _call(file: CFile, node: Node, macros: Dict[str, Macro]) -> List[Event]:
     name = file.text(callee).replace(" ", "")
     name = name[2:] if name.startswith("::") else name
     if name in macros and macros[name].parameters is not None:
-        return _expand(macros[name], node, [normal(file, argument) for argument in arguments(node)])
+        events = _expand(macros[name], node, [normal(file, argument) for argument in arguments(node)])
+        if len(events) == 1 and not events[0].key:  # `#define TAKE() PyGILState_Ensure()`
+            return [dataclasses.replace(events[0], key=result_variable(file, node))]
+        return events
+    if name in macros and macros[name].stands_for:
+        kind = kind_of(macros[name].stands_for)
+        return [Event(kind, macros[name].stands_for, node, _key(file, node, kind), macros[name])] if kind else []
     if SCOPED_TEMPLATE.fullmatch(name):
         return [Event(Kind.SCOPED_ACQUIRE, name, node)]
     kind = kind_of(name)
@@ -695,6 +718,10 @@ def unquoted(code: str) -> str:
 
 def understand(macro: Macro, known: Dict[str, Macro]) -> bool:
     """Find what the macro's replacement does; returns whether that is anything that matters."""
+    name = macro.body.strip()
+    if macro.parameters is None and kind_of(name) in _MACRO_KINDS:
+        macro.stands_for = name
+        return True
     text = b"void f(void) {" + mask(macro.body.encode(), [*names.STATEMENT_MACROS, *known]) + b";}"
     try:
         inside = CFile(macro.file.path, text, text, macro.file.language)

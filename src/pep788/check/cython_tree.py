@@ -402,7 +402,7 @@ def _whole_block(body: Any) -> Dict[str, Any]:
             values = [getattr(name_declarator(declarator), "default", None) for declarator in node.declarators]
             if any(value is not None and type(value).__name__ not in _PLAIN for value in values):
                 return {"reason": f"line {line} is outside of it, and would run attached, too"}
-        else:
+        elif kind != "GlobalNode":
             return {"reason": f"line {line} is outside of it, and would run attached, too"}
     return {"block": block, "following": following} if block is not None else {}
 

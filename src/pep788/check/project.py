@@ -148,9 +148,14 @@ def parse_c(item: Item, macros: Iterable[str]) -> CFile:
     masked = ctree.mask(code, [*names.STATEMENT_MACROS, *macros])
     extends = item.suffix in sources.SWIG_SUFFIXES and b"%extend" in item.data  # structs with functions in them
     language = "cpp" if extends else ctree.guess_language(item.path, code)
+    masked = _EXPORT.sub(rb"\1      ", masked) if language == "cpp" else masked
     file = CFile(item.path, item.data, masked, language, given)
     file.cuts = cuts
     return file
+
+
+_EXPORT = re.compile(rb"^([ \t]*)export(?=[ \t]+(?!module\b|import\b)[A-Za-z_\[:])", re.MULTILINE)
+"""In front of a declaration of a C++20 module, which the parser does not know."""
 
 
 def _for_parser(data: bytes) -> bytes:

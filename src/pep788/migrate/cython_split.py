@@ -184,6 +184,9 @@ class CythonSplit:
         header = headers[0]
         if re.search(r"\b(?:inline|public|api|extern)\b", header.group("type")):
             raise self._refused(what, f"{name} is inline, public or api")
+        above = [line for line in self.text[: header.start()].splitlines() if line.strip() and line[0] != "#"]
+        if above and above[-1].startswith("@"):
+            raise self._refused(what, f"{name} has a decorator")
         closing, given = arguments_at(self.text, header.end() - 1)
         spec = _SPEC.match(self.text, closing) if closing > 0 else None
         if spec is None or "gil" not in spec.group("spec"):
@@ -251,7 +254,9 @@ class CythonSplit:
             if word == name and at != split.name_at:
                 following = self.text[at + len(name) :].lstrip()[:1]
                 if following not in (",", ")"):
-                    raise self._refused(split.what, f"{name} is called by Python code, too")
+                    line = self.text.count("\n", 0, at) + 1
+                    how = "called by Python code, too" if following == "(" else f"used in line {line} as no argument"
+                    raise self._refused(split.what, f"{name} is {how}")
         if not has_types and "noexcept" not in self.text[split.spec[0] : split.spec[1]].split():
             raise self._refused(split.what, f"the function type of {name} is in another file")
 

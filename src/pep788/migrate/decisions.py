@@ -59,7 +59,10 @@ class Decisions:
     def value(self, function: Function) -> Optional[str]:
         """The failure value of a function that returns one."""
         own = self.of(function).value
-        return own if own is not None else self.defaults.get(normal_type(function.return_type))
+        if own is not None:
+            return own
+        returns = normal_type(function.return_type)
+        return self.defaults.get(returns, self.defaults.get(re.sub(r"^(?:(?:const|volatile) )+", "", returns)))
 
     @property
     def unused(self) -> List[str]:

@@ -38,8 +38,12 @@ STORED = "the view is read before the thread is attached: no {name} may be freed
 _DEFINES_A_WAY_OUT = re.compile(rb"#[ \t]*define\b(?:[^\n]*\\\r?\n)*?[^\n]*\b(?:goto|return|break|continue|throw)\b")
 IGNORED = "by a comment: pep788: ignore"
 NOT_SEEN = "no call that was understood: not parsed, not compiled on CPython 3.9 and later, or the function's address"
+UNUSED_MACRO = "a macro with PyGILState_Ensure that is used in no function here: its users have to change with it"
+ENSURE_NAME = re.compile(r"\bPyGILState_Ensure\b")
 _ENSURE_OR_LITERAL = re.compile(
-    rb"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|(?P<name>\bPyGILState_Ensure\b)", re.DOTALL
+    rb"R\"(?P<raw>[^()\\\s]{0,16})\(.*?\)(?P=raw)\"|//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'"
+    rb"|(?P<name>\bPyGILState_Ensure\b)",
+    re.DOTALL
 )
 SUBINTERPRETERS = (
     "{variable} is a view of the main interpreter: callbacks that belong to a subinterpreter would run in the main "
@@ -132,7 +136,8 @@ class Run:
         sites = [site for _, _, site in found]
         through: Dict[str, List[Site]] = {}
         for _, ensure, site in found:
-            for name in macro_body.lockers(self.whole, ensure.macro.name) if ensure.macro is not None else ():
+            macro = ensure.macro if ensure.macro is not None and not ensure.macro.stands_for else None
+            for name in macro_body.lockers(self.whole, macro.name) if macro is not None else ():
                 through.setdefault(name, []).append(site)
         for function, ensure, site in found:
             if function.is_constructor and ensure.macro is None and site.outcome is Outcome.SKIPPED:
@@ -235,6 +240,9 @@ class Run:
         kind = macro_pair.MacroPair if ensure.macro is not None else pair.Pair
         try:
             self._refuse_ignored(function, ensure)
+            if ensure.macro is not None and ensure.macro.stands_for:
+                other = ensure.macro.name
+                raise Refused(f"{other} is another name of PyGILState_Ensure: write it out, and run this again")
             found = Found()
             view = functools.partial(self._view, function, ensure, found)
             site = pair.migrate(kind, self.whole, function, ensure, self.decisions, view, self._twins)
@@ -313,7 +321,18 @@ class Run:
                 at = found.start()
                 if found.group("name") and (item.path, at) not in seen and not ctree.in_directive(item.data, at):
                     span = edits.span(item.path, item.data, at, found.end())
-                    yield Site(span, "", Outcome.SKIPPED, NOT_SEEN)
+                    objective = item.path.lower().endswith(pair.OBJECTIVE_C)
+                    yield Site(span, "", Outcome.SKIPPED, pair.NO_OBJECTIVE_C if objective else NOT_SEEN)
+        yield from self._unused_macros()
+
+    def _unused_macros(self) -> Iterator[Site]:
+        """Those that no site goes through: of no use here, or of one outside of functions that were understood."""
+        used = {e.macro for function in self.whole.functions for e in function.of(Kind.ENSURE) if e.macro is not None}
+        names_used = {name for macro in used for name in (macro.name, *macro.through)}
+        for macro in self.whole.macros.values():
+            if ENSURE_NAME.search(macro.body) and macro.name not in names_used:
+                span = macro.file.span(macro.node.child_by_field_name("name"))
+                yield Site(span, macro.name, Outcome.SKIPPED, UNUSED_MACRO)
 
     def _old_limited_api(self) -> Iterator[str]:
         """In the sources, and in what builds them: the header does not compile there."""

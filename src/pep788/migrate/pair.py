@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Callable, Iterator, List, Optional, Tuple, Type, TypeVar
 
-from ..check.ctree import Event, Function, Kind, Node, arguments, walk
+from ..check.ctree import CFile, Event, Function, Kind, Node, arguments, walk
 from ..check.flow import Flow
 from ..check.model import Edit
 from ..check.project import Project, embeds, type_of
@@ -36,6 +36,10 @@ FREES = re.compile(r"free|delete|destroy|close", re.I)
 T = TypeVar("T")
 Twins = Callable[[Function], Optional[List[Tuple[Project, Function]]]]
 LOOPS = ("while_statement", "do_statement", "for_statement", "for_range_loop")
+OBJECTIVE_C = (".m", ".mm")
+_NO_RETURN = re.compile(rb"\b(?:_Noreturn|(?:__)?noreturn(?:__)?)\b")
+NO_OBJECTIVE_C = "Objective-C: its blocks, @try and @autoreleasepool are not understood"
+_PARALLEL = re.compile(r"\s*#\s*pragma\s+(?:omp|acc)\b")
 BLOCKS = frozenset(
     "compound_statement if_statement else_clause switch_statement case_statement labeled_statement try_statement "
     "catch_clause".split()
@@ -89,12 +93,14 @@ def refuse_kind(project: Project, function: Function, ensure: Event) -> None:
     _refuse_swig_code(function)
     if embeds(function):
         raise Refused("the function starts or ends Python itself")
-    refuse_lambda_with_value(function)
+    refuse_no_return(function)
     if function.is_constructor:
         raise Refused("a constructor cannot report failure: keep a pep788::attached in the object and test it")
     if not project.pairs(function, ensure):
-        lost = "its paths cannot be followed: not all of it was parsed"
-        raise Refused(lost if function.has_error else "it is released in another function")
+        if function.has_error:
+            raise Refused("its paths cannot be followed: not all of it was parsed")
+        elsewhere = "under another name" if function.of(Kind.RELEASE) else "in another function"
+        raise Refused(f"it is released {elsewhere}")
     if not ensure.key:
         raise Refused("what PyGILState_Ensure gives is not kept")
 
@@ -108,15 +114,42 @@ def _refuse_swig_code(function: Function) -> None:
             raise Refused("SWIG copies this code into functions of its own")
 
 
-def refuse_lambda_with_value(function: Function) -> None:
-    """What a lambda returns need not be written down, so it is looked for; those inside of it are others."""
+def refuse_no_return(function: Function) -> None:
+    """Where no return can be put in, or not one whose value can be told.
+
+    What a lambda returns need not be written down, so it is looked for; those inside of it are others.
+    """
+    if function.file.path.lower().endswith(OBJECTIVE_C):
+        raise Refused(NO_OBJECTIVE_C)
+    if any(node.type.startswith("co_") for node in walk(function.body, skip=frozenset({"lambda_expression"}))):
+        raise Refused("a coroutine: it may go on in another thread, and a return in it is no way out")
+    if _NO_RETURN.search(function.text[: function.body.start_byte - function.node.start_byte]):
+        raise Refused("it is declared not to return")
     if function.is_lambda:
         declarator = function.declarator.children if function.declarator is not None else ()
         nodes = walk(function.body, skip=frozenset({"lambda_expression"}))
-        if any(child.type == "trailing_return_type" for child in declarator) or any(
+        behind = [function.file.text(c).strip("-> ") for c in declarator if c.type == "trailing_return_type"]
+        if any(kind != "void" for kind in behind) or any(
             node.type == "return_statement" and node.named_children for node in nodes
         ):
             raise Refused("a lambda that returns something, and has no name for a decision")
+
+
+def refuse_detached(function: Function, ensure: Event) -> None:
+    """Between Py_BEGIN_ALLOW_THREADS and Py_END_ALLOW_THREADS: a return would go on without the thread state."""
+    before = [event for event in function.of(Kind.DETACH, Kind.REATTACH) if event.start < ensure.start]
+    if before and before[-1].kind is Kind.DETACH:
+        line = function.file.span(before[-1].node).line
+        raise Refused(f"the function has detached in line {line}: a return would go on without its thread state")
+
+
+def refuse_parallel(file: CFile, block: Node) -> None:
+    """A return may not leave the block of `#pragma omp parallel`."""
+    before = block.prev_named_sibling
+    while before is not None and before.type == "comment":
+        before = before.prev_named_sibling
+    if before is not None and before.type == "preproc_call" and _PARALLEL.match(file.text(before)):
+        raise Refused(f"no return may leave the block of {' '.join(file.text(before).split())}")
 
 
 def leave_statements(function: Function, decision: Decision, decisions: Decisions) -> List[str]:
@@ -154,13 +187,15 @@ class Pair:
     def refuse_unseen(self, twins: Twins) -> None:
         self._refuse_variable()
         self._refuse_place()
+        refuse_detached(self.function, self.ensure)
         for one in self._to_follow(twins):
             one._refuse_flows()
 
     def _refuse_flows(self) -> None:
         flows = self.project.flows(self.function)
         if not flows:
-            raise Refused("its paths cannot be followed")
+            cut = ": conditional compilation cuts through it" if self.function.is_half else ""
+            raise Refused(f"its paths cannot be followed{cut}")
         for flow in flows:
             self._refuse_paths(flow)
 
@@ -254,6 +289,7 @@ class Pair:
         for block in self._around():
             if block.type not in BLOCKS:
                 raise Refused(f"PyGILState_Ensure is in {what(block)}")
+            refuse_parallel(self.file, block)
         if self.statement.parent.type not in ("compound_statement", "case_statement"):
             raise Refused("PyGILState_Ensure is in no block of its own: its test would not go with it")
 

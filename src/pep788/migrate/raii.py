@@ -211,7 +211,7 @@ class Raii:
             known.add(node.start_byte)
             use = Use(self.whole, function, Event(Kind.SCOPED_ACQUIRE, self.name, top.parent))
             try:
-                pair.refuse_lambda_with_value(function)
+                pair.refuse_no_return(function)
                 use.refuse_unseen()
             except Refused as error:
                 raise self._refused(f"{error.reason} ({where})") from None

@@ -119,6 +119,8 @@ class Scoped(Pair):
         for block in self._around():
             if block.type not in BLOCKS:
                 raise Refused(f"gil_scoped_acquire is in {pair.what(block)}")
+            pair.refuse_parallel(self.file, block)
+        pair.refuse_detached(self.function, self.ensure)
         if self.statement.parent.type != "compound_statement":
             raise Refused("gil_scoped_acquire is in no block of its own")
 
@@ -160,7 +162,7 @@ def migrate(
         raise Refused("gil_scoped_acquire: a view by decision; write pep788::attached here(view) and test it")
     if function.is_constructor:
         raise Refused("gil_scoped_acquire in a constructor, which cannot report failure")
-    pair.refuse_lambda_with_value(function)
+    pair.refuse_no_return(function)
     binding = bindings.of(event.name)
     site = Scoped(project, function, event)
     site.refuse_unseen()

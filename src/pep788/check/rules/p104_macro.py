@@ -22,6 +22,7 @@ def check(rule: Rule, project: Project) -> Iterator[Finding]:
     uses = _uses(project)
     for macro in project.macros.values():
         direct = any(name == names.ENSURE for _, name, _ in macro.calls) and names.ENSURE in macro.body
+        direct = direct or macro.stands_for == names.ENSURE
         if direct:
             yield _finding(rule, macro, uses.get(macro.name, []))
 
