@@ -74,3 +74,31 @@ def test_found(checker, source):
 def test_noop(checker, source):
     assert "want" not in source
     checker("P103", source)
+
+
+CYTHON = """
+from cpython cimport pystate
+cdef pystate.PyGILState_STATE kept
+
+cdef class Holder:
+    cdef pystate.PyGILState_STATE state
+
+    cdef void enter(self) noexcept nogil:
+        self.state = pystate.PyGILState_Ensure()%s
+
+    cdef void leave(self) noexcept nogil:
+        pystate.PyGILState_Release(self.state)
+
+cdef pystate.PyGILState_STATE enter() noexcept nogil:
+    return pystate.PyGILState_Ensure()%s
+
+cdef void pair() noexcept nogil:
+    state = pystate.PyGILState_Ensure()%s
+    pystate.PyGILState_Release(state)
+"""
+
+
+def test_cython(checker):
+    """Each is said once: by this rule, or by P101."""
+    checker("P103", CYTHON % ("  # want: P103", "  # want: P103", ""), name="x.pyx")
+    checker("P", CYTHON % ("  # want: P103", "  # want: P103", "  # want: P101"), name="x.pyx")

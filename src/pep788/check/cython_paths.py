@@ -15,9 +15,9 @@ from . import names
 from .ctree import START_ROUTINES, CFile, Node, TooDeep, kind_of
 from .model import Span
 
-Place = Tuple[int, int, int]
-"""A line, a column, and how many characters."""
-Spans = Callable[[int, int, int], Span]
+Place = Tuple[int, int, str]
+"""A line, a column at or in front of a word, and the word; "" is all that stands on the line."""
+Spans = Callable[[int, int, str], Span]
 
 MOST_BYTES = 1024 * 1024
 """Of one function: what a `finally:` does is written once for each way out."""
@@ -82,7 +82,7 @@ def translate(
 ) -> Tuple[Optional[CythonPaths], List[Body]]:
     """The text of what could be followed, None if there is none of it, and the functions that could not."""
     text = bytearray(declared.text().encode())
-    marks: List[Tuple[int, Place]] = [(0, (1, 0, 1))]
+    marks: List[Tuple[int, Place]] = [(0, (1, 0, ""))]
     entries: Dict[int, bool] = {}
     lost = []
     for body in bodies:
@@ -109,10 +109,6 @@ def _word(name: str) -> str:
     """A name that C++ takes for one."""
     plain = re.sub(r"\W", "_", name) or "_"
     return plain + "_" if plain in _RESERVED else plain
-
-
-def place_of(node: Any, length: int = 1) -> Place:
-    return (int(node.pos[1]), int(node.pos[2]), length)
 
 
 def _kind(node: Any) -> str:
@@ -189,8 +185,8 @@ class _Writer:
         if len(self.out) > MOST_BYTES:
             raise _Lost
 
-    def mark(self, node: Any, length: int = 1) -> None:
-        self.marks.append((self.offset + len(self.out), place_of(node, length)))
+    def mark(self, node: Any, word: str = "") -> None:
+        self.marks.append((self.offset + len(self.out), (int(node.pos[1]), int(node.pos[2]), word)))
 
     def function(self, body: Body) -> None:
         self.mark(body.node)
@@ -202,12 +198,8 @@ class _Writer:
             self.write("gil_scoped_acquire gil_;\n")
         self.statement(body.node.body)
         last = max(_in_function(body.node.body), key=lambda node: node.pos[1:] if node.pos else (0, 0), default=None)
-        self._mark_line(last if last is not None and last.pos else body.node)
+        self.mark(last if last is not None and last.pos else body.node)  # no word says where it ends
         self.write("}\n")
-
-    def _mark_line(self, node: Any) -> None:
-        """Of where the function ends, which no word says: its last line."""
-        self.marks.append((self.offset + len(self.out), (int(node.pos[1]), -1, 0)))
 
     def _locals(self, body: Body) -> Dict[str, str]:
         """Variables that only an assignment declares, and that take something."""
@@ -295,10 +287,10 @@ class _Writer:
                 self._generic(node.value)
                 self.write(";\n")
             self._leave(0)
-            self.mark(node, len("return"))
+            self.mark(node, "return")
             self.write("return;\n")
             return
-        self.mark(node, len("return"))
+        self.mark(node, "return")
         self.write("return ")
         if node.value is not None:
             self.expression(node.value)
@@ -319,7 +311,7 @@ class _Writer:
         for each in _children(node):
             self._generic(each)
             self.write(";\n")
-        self.mark(node, len("raise"))
+        self.mark(node, "raise")
         self.write("throw;\n")
 
     _do_ReraiseStatNode = _do_RaiseStatNode
@@ -396,7 +388,7 @@ class _Writer:
         if raised:
             self.write("catch (...) {\n")
             self.statement(node.finally_clause)
-            self.mark(raised[-1], len("raise"))
+            self.mark(raised[-1], "raise")
             self.write("throw;\n}\n")
         self.statement(node.finally_clause)
 
@@ -511,7 +503,7 @@ class _Writer:
             self.expression(arguments[name == "cast"])
             self.write(")")
             return
-        self.mark(function, len(written(node)))
+        self.mark(function, written(node))
         made = self.declared.thread_class(name or str(getattr(getattr(function, "cppclass", None), "name", "")))
         if made or (name and (_kind(function) == "NameNode" or known(name))):
             self.write(made or _word(name))

@@ -116,10 +116,10 @@ class CythonFile:
     def span_of_call(self, call: Call) -> Span:
         return _words(("", *call.place), self, call.written)
 
-    def span_of_words(self, line: int, column: int, length: int) -> Span:
-        """With a negative column: of all that stands on the line."""
-        if column >= 0:
-            return self.span(line, column, length)
+    def span_of_word(self, line: int, column: int, word: str) -> Span:
+        """Of the word that is there, without one of all that stands on the line."""
+        if word:
+            return _words(("", line, column), self, word)
         text = self.line(line).split("#")[0].rstrip()
         start = len(text) - len(text.lstrip())
         return self.span(line, start, len(text[start:].encode()))
@@ -201,7 +201,7 @@ def _parse(path: str, data: bytes, text: str) -> CythonFile:
     file = CythonFile(path, data, lines)
     file.aliases = dict(_aliases(tree))
     bodies = _visit(tree, file)
-    file.paths, lost = translate(path, bodies, _declared(tree), file.called, file.span_of_words)
+    file.paths, lost = translate(path, bodies, _declared(tree), file.called, file.span_of_word)
     file.lost = [(body.name, _place(body.node)[0]) for body in lost]
     return file
 

@@ -19,8 +19,10 @@ from .p102_missing_release import leaks
     "PyGILState_Ensure in one function, PyGILState_Release in another",
     Severity.WARNING,
     why=names.LATE,
+    replaces=("P101",),  # of Cython
 )
 def check(rule: Rule, project: Project) -> Iterator[Finding]:
+    project = project.with_cython
     for function in project.functions:
         if embeds(function) or function.is_constructor:
             continue
