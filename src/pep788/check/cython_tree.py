@@ -236,7 +236,7 @@ def _aliases(tree: Any) -> Iterator[Tuple[str, str]]:
 
 def _declared(tree: Any) -> Declared:
     found = Declared()
-    stack = [tree.body]
+    stack = [getattr(tree, "body", tree)]  # a .pxd is its statements
     while stack:
         node = stack.pop()
         kind = type(node).__name__
