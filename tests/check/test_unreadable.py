@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -84,7 +85,7 @@ def strange(folder, kind):
         return kind
     elif kind == "a loop":
         path.symlink_to("strange.c")
-        return os.strerror(40)
+        return os.strerror(errno.ELOOP)
     elif kind == "a folder":
         path.mkdir()
         return None

@@ -6,7 +6,6 @@ import subprocess
 
 import pytest
 import support
-from conftest import INIT
 
 BODY = "PyGILState_STATE s = PyGILState_Ensure();\n    PyErr_Clear();\n    PyGILState_Release(s);"
 VALUES = """
@@ -15,6 +14,12 @@ VALUES = """
     "struct pair" = "(struct pair){0}"
     "const char *const *" = "NULL"
     "void *" = "NULL"
+"""
+INIT = """
+PyMODINIT_FUNC PyInit_x(void)
+{
+    return PyModule_Create(NULL);
+}
 """
 MIGRATED = {
     "knr.c": "static int on_event(data, n)\n    void *data;\n    int n;\n{\n    int r;\n    @\n    return data && n;\n}\nint (*keep)() = on_event;\n",
@@ -39,7 +44,7 @@ MIGRATED = {
 @pytest.mark.parametrize("name", MIGRATED)
 def test_migrated(migrator, tmp_path, name):
     """All of its sites, to code that the compiler takes, and that a second run leaves as it is."""
-    text = "#include <Python.h>\n" + MIGRATED[name].replace("@", BODY) + INIT.replace("#include <Python.h>", "").replace("&definition", "NULL")
+    text = "#include <Python.h>\n" + MIGRATED[name].replace("@", BODY) + INIT
     report = migrator.report({name: text}, VALUES)
     assert report.sites and {(site.outcome.value, site.reason) for site in report.sites} == {("migrated", "")}
     (after,) = report.after.values()
