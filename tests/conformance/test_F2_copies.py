@@ -94,6 +94,25 @@ def test_F2_guards_and_views_of_one_copy_work_in_another(copies, maker: str, use
     assert events(run(copies, code).check()) == ["ran"]
 
 
+@pytest.mark.parametrize("inner", NAMES)
+@pytest.mark.parametrize("outer", NAMES)
+def test_F2_tokens_of_one_copy_released_by_another_on_a_foreign_thread(copies, outer: str, inner: str) -> None:
+    """Each copy counts what it has on a thread: here one is left with the Release that is the other's, twice."""
+    code = f"""
+    a, b = {outer}, {inner}
+    view = a.view()
+    def cross():
+        a.release(b.ensure_view(view))
+        os.write(1, b"crossed\\n")
+    twice = [("ensure_view", view), ("call", cross), ("release", "r0"),
+             ("ensure_view", view), ("call", cross), ("release", "r3"), ("ensure_view", view), ("release", "r6")]
+    results = a.join(a.thread(*twice))
+    assert all(results[i] for i in (0, 3, 6)), results
+    assert len(sys._current_frames()) == 1
+    """
+    assert events(run(copies, code).check()) == ["crossed"] * 2
+
+
 def test_F2_a_guard_of_one_copy_closed_by_another_ends_the_wait(copies) -> None:
     code = """
     g = f_one.guard()
