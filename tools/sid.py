@@ -37,6 +37,7 @@ root=$1 bound=$2 cwd=$3
 shift 3
 mount --rbind /proc "$root/proc"
 mount --rbind /dev "$root/dev"
+mount --rbind /sys "$root/sys"
 mount --bind /tmp "$root/tmp"
 if [ -e /etc/resolv.conf ] && [ -e "$root/etc/resolv.conf" ]; then
     mount --bind /etc/resolv.conf "$root/etc/resolv.conf"

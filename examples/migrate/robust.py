@@ -1,6 +1,7 @@
 """Run `pep788 migrate` over many real files, one by one, as they are and with pairs planted in their functions.
 
-    python robust.py --files 12000 /usr/include SDIST-FOLDER...
+    python robust.py --files 12000 /usr/include SDIST...
+    python robust.py --only-c /usr/include SDIST...
 
 Few real files have a pair, so up to --plant functions of each get one: an Ensure in front of the first statement, and a
 Release behind it or at the end, in a block of its own or not.  All that an author could be asked is answered, so that
@@ -120,9 +121,9 @@ def check(path: Path, data: bytes, known: Decisions, sums: Sums) -> None:
 
 
 def files(options: argparse.Namespace) -> Iterator[Item]:
-    count = 0
+    count, suffixes = 0, sources.C_SUFFIXES if options.only_c else SUFFIXES
     for found in sources.collect(options.paths):
-        if isinstance(found, Item) and found.suffix in SUFFIXES:
+        if isinstance(found, Item) and found.suffix in suffixes:
             count += 1
             yield found
         if options.files and count >= options.files:
@@ -133,6 +134,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, sdists")
     parser.add_argument("--files", type=int, default=0, metavar="N", help="stop after this many")
+    parser.add_argument("--only-c", action="store_true", help="C, C++ and their headers, nothing else")
     parser.add_argument("--plant", type=int, default=3, metavar="N", help="functions of a file (default: 3)")
     parser.add_argument("--seed", type=int, default=788, help="another choice of functions and places")
     options = parser.parse_args()
