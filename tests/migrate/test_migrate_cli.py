@@ -74,7 +74,7 @@ def test_json(run):
     assert (status, err, report["format"], report["written"]) == (0, "", 1, False)
     (site,) = report["sites"]
     assert (site["path"], site["line"], site["function"], site["outcome"]) == ("x.c", 5, "on_event", "migrated")
-    assert [view["expression"] for view in report["views"]] == ["x_main_view"]
+    assert [view["expression"] for view in report["views"]] == [site["view"]] == ["x_main_view"]
     assert report["changed"] == ["x.c"] and report["diff"].startswith("--- a/x.c\n")
     assert len(report["set_up"]["x.c"]) == 2
 

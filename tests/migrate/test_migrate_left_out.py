@@ -88,6 +88,19 @@ ASKED = [
         "`sem_post(&s->ready)` in line 8 would not be done on failure",
         id="somebody may wait for it",
     ),
+    pytest.param(
+        """
+        void f(struct Context *context)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            if (PyErr_Occurred())
+                sqlite3_result_error(context, "failed", -1);
+            PyGILState_Release(state);
+        }
+        """,
+        "`sqlite3_result_error(context, \"failed\", -1)` in line 8 may be how the caller is told",
+        id="a function of no value tells its caller in another way",
+    ),
 ]
 
 NOT_ASKED = [
@@ -142,6 +155,52 @@ NOT_ASKED = [
         (),
         id="the other branch is not after the release",
     ),
+    pytest.param(
+        """
+        void f(struct S *s, void *domain)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            char *text = expanded(s), *other;
+            other = copy(text);
+            lookup(&s);
+            virDomainRef(domain);
+            wrap(1, wrap_free_function(s->free));
+            virDomainFree((Domain *)domain);
+            free((void *)text);
+            g_free(other);
+            close_all(s);
+            PyGILState_Release(state);
+        }
+        """,
+        (),
+        id="what the pair itself has made or taken is not leaked",
+    ),
+    pytest.param(
+        """
+        int f(void *s, int *result)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            set_error(s, 1);
+            PyGILState_Release(state);
+            return 0;
+        }
+        """,
+        (),
+        id="the value tells",
+    ),
+    pytest.param(
+        """
+        void f(void *s)
+        {
+            PyGILState_STATE state = PyGILState_Ensure();
+            const char *text = error_text(0);
+            PyErr_SetString(PyExc_ValueError, text);
+            PyGILState_Release(state);
+        }
+        """,
+        (),
+        id="an error that the caller is not told of",
+    ),
 ]
 
 
@@ -158,7 +217,7 @@ def test_accepted(migrator, text, question):
 
 @pytest.mark.parametrize("text, notes", NOT_ASKED)
 def test_not_asked(migrator, text, notes):
-    site, _ = migrator.one(text)
+    site, _ = migrator.one(text, toml='[defaults]\nint = "-1"')
     assert (site.outcome.value, site.notes) == ("migrated", notes)
 
 

@@ -3,6 +3,9 @@
     cdef int on_data(void *data) noexcept nogil:        # the name that C is given: ensures, tests, calls, releases
     cdef int on_data_attached(void *data) noexcept:     # the body as it was
 
+An exception that leaves an `except *` body has to stay set, where the thread was attached before: the method that
+called C looks for it.  So that body is called as if it were noexcept, which is a call without a test.
+
 Only where C alone calls them. The function types of those declared `with gil` have to be in the same file, and change,
 too, so it is all of these in a file or none. Those that are `nogil`, and whose body is a `with gil:` block, keep their
 types: each is for itself.
@@ -151,16 +154,16 @@ class CythonSplit:
             shared.append(Edit(at, at, made))
             made = ""
         change = MacroChange({self.file.path: shared})
-        note = "the view is of the main interpreter"
-        note += "" if native else "; the folder of pep788.h has to be on the include path of what Cython writes"
-        lost = "an exception that leaves it is reported as unraisable now; it was lost, or left to the next call"
+        note = "" if native else "the folder of pep788.h has to be on the include path of what Cython writes"
+        lost = "an exception that leaves it is left to a caller that was attached before, or lost, as it was"
         return [
             Site(
                 split.span,
                 split.name,
                 Outcome.MIGRATED,
-                notes=(note, lost) if split.raises else (note,),
+                notes=tuple(filter(None, (note, lost if split.raises else ""))),
                 edits=tuple(self._edits(split, made if split is first else "")),
+                view=VIEW,
                 macros=change,
             )
             for split in splits
@@ -294,7 +297,11 @@ class CythonSplit:
         name, line_end = split.name, edits.newline(self.file.data, split.start)
         head = self.text[split.start : split.closing] + " noexcept nogil:"
         token = self._free("token", split)
-        call = f"{name}_attached({', '.join(split.parameters)})"
+        called = f"{name}_attached"
+        if split.raises:
+            types = " ".join(self.text[split.opening : split.closing].split())
+            called = f"(<void (*){types} noexcept>{called})"
+        call = f"{called}({', '.join(split.parameters)})"
         lines = [f"cdef PyThreadStateToken *{token} = PyThreadState_EnsureFromView({VIEW})"]
         if split.returns == "void":
             lines += [f"if {token} == NULL:", "    return", "with gil:", f"    {call}"]
@@ -312,7 +319,8 @@ class CythonSplit:
         end = split.name_at + len(name)
         yield Edit(end, end, "_attached")
         start, stop = split.spec
-        yield Edit(start, stop, " noexcept")
+        own = re.sub(r"\s*\bwith\s+gil\b\s*", "", self.text[start:stop])
+        yield Edit(start, stop, own if split.whole is None else " noexcept")
         if split.whole is not None:
             yield from self._dedented(split.whole)
 

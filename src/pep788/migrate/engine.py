@@ -508,6 +508,11 @@ class Run:
             how = "made already" if start.exists else "to be made"
             how = f"{how} by init() in {start.binding.macro}, of the main interpreter or the first that imports it"
             self.report.views.append(View(f"pep788::{start.binding.space}", start.path, line, how))
+        for path in sorted({site.span.path for site in self._migrated()} & set(self._cython)):
+            line = min(site.span.line for site in self._migrated() if site.span.path == path)
+            how = "to be made at the top, of the main interpreter"
+            self.report.views.append(View(cython_split.VIEW, path, line, how))
+            self.report.notes.append(SUBINTERPRETERS.format(variable=cython_split.VIEW))
         for module in self._used_modules():
             if not module.files:
                 continue

@@ -294,7 +294,7 @@ class Group:
             note = f"by the macro {self.locker} ({self.opening.file.path}:{line}), which is rewritten with all its uses"
             found_notes = (note, *notes[place])
             span, function = self._span(place), shown_name(place.function)
-            sites.append(Site(span, function, Outcome.MIGRATED, notes=found_notes, edits=own, macros=change))
+            sites.append(Site(span, function, Outcome.MIGRATED, notes=found_notes, edits=own, view=view, macros=change))
         return sites
 
     def _returned(self, values: Dict[_Place, str]) -> Dict[str, Set[str]]:

@@ -35,6 +35,8 @@ class Site:
     options: Tuple[str, ...] = ()
     notes: Tuple[str, ...] = ()
     edits: Tuple[Edit, ...] = ()
+    view: str = ""
+    """What names the interpreter to attach to, once it is migrated."""
     needs_view: bool = False
     """It takes the view that the module's init function makes."""
     store: "Optional[Store]" = None
@@ -45,7 +47,8 @@ class Site:
     """The module of pybind11 or nanobind whose view it takes."""
 
     def fail(self, outcome: Outcome, reason: str, options: Tuple[str, ...] = ()) -> None:
-        self.outcome, self.reason, self.options, self.notes, self.edits = outcome, reason, options, (), ()
+        self.outcome, self.reason, self.options = outcome, reason, options
+        self.notes, self.edits, self.view = (), (), ""
 
 
 class NotMigrated(Exception):

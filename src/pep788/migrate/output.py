@@ -82,6 +82,7 @@ def _json_site(site: Site) -> Dict[str, object]:
         "reason": site.reason,
         "options": list(site.options),
         "notes": list(site.notes),
+        "view": site.view,
         "edits": _edits(site.edits),
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Callable, Iterator, List, Optional, Tuple, Type, TypeVar
 
-from ..check.ctree import CFile, Event, Function, Kind, Node, arguments, walk
+from ..check.ctree import CFile, Event, Function, Kind, Node, arguments, strip_casts, walk
 from ..check.flow import Flow
 from ..check.model import Edit
 from ..check.project import Project, embeds, type_of
@@ -33,6 +33,10 @@ ENDS = re.compile(
 )
 ALLOCATES = re.compile(r"alloc|dup$|(?:^|_)(?:new|create|open)(?:_|$)", re.I)
 FREES = re.compile(r"free|delete|destroy|close", re.I)
+# What is freed behind one of these, with the same argument, was taken there.
+TAKES = re.compile(r"(?:^|_)ref(?:_|$)|[a-z]Ref$|(?i:addref|incref|retain|acquire|dup$)")
+# A caller looks for the result of a function that returns nothing in what these were given.
+TELLS = re.compile(r"error|result|reply|respond", re.I)
 T = TypeVar("T")
 Twins = Callable[[Function], Optional[List[Tuple[Project, Function]]]]
 LOOPS = ("while_statement", "do_statement", "for_statement", "for_range_loop")
@@ -78,7 +82,7 @@ def migrate(
     notes = tuple(pair.notes())
     changes = tuple(pair.edits(expression, leave))
     span = function.file.span(ensure.node)
-    return Site(span, shown_name(function), Outcome.MIGRATED, notes=notes, edits=changes)
+    return Site(span, shown_name(function), Outcome.MIGRATED, notes=notes, edits=changes, view=expression)
 
 
 def or_ask(get: Callable[[], T], questions: List[Asked]) -> Optional[T]:
@@ -334,6 +338,8 @@ class Pair:
         for node, name in self._calls(self.statement.end_byte):
             if ENDS.search(name) and not FREES.search(name):
                 self._ask(node, "would not be done on failure; may it be left out?")
+            if self.function.return_type == "void" and TELLS.search(name) and self._is_given_a_parameter(node):
+                self._ask(node, "may be how the caller is told, and would not be done on failure; may it be left out?")
         if self.function.is_destructor:
             for node, _ in self._calls(self.statement.end_byte):
                 self._ask(node, "would not be done by this destructor on failure; may it be left out?")
@@ -393,6 +399,9 @@ class Pair:
             name = self._called(node) if node.type == "call_expression" else "delete"
             if name and not _OF_PYTHON.match(name):
                 yield node, name
+
+    def _is_given_a_parameter(self, call: Node) -> bool:
+        return any(self.file.text(strip_casts(node)) in self.function.parameters for node in arguments(call))
 
     def _called(self, call: Node) -> str:
         callee = call.child_by_field_name("function")
@@ -468,8 +477,33 @@ class Pair:
                 if ALLOCATES.search(self._called(node)):
                     yield f"on failure what {self._called(node)} gave in line {self.file.span(node).line} is leaked"
         for node, name in self._calls(self.statement.end_byte):
-            if FREES.search(name):
+            if FREES.search(name) and self._frees_what_was_there(node):
                 yield f"on failure {name} in line {self.file.span(node).line} is not called: a leak, at the very end"
+
+    def _frees_what_was_there(self, call: Node) -> bool:
+        """Not what the pair itself has made or taken. What is an argument of another call gives, and frees nothing."""
+        if call.parent.type == "argument_list":
+            return False
+        freed = self._freed(call)
+        return not freed or not any(
+            node.start_byte >= self.statement.end_byte and node.end_byte <= call.start_byte and self._gets(node, freed)
+            for node in walk(self.function.body)
+        )
+
+    def _freed(self, call: Node) -> str:
+        given = arguments(call) if call.type == "call_expression" else call.named_children
+        return self.file.text(strip_casts(given[0])) if given else ""
+
+    def _gets(self, node: Node, name: str) -> bool:
+        """The variable has another value from here on, or there is one reference more to it."""
+        if node.type == "assignment_expression":
+            return self.file.text(node.child_by_field_name("left")) == name
+        if node.type == "init_declarator":
+            return self.file.text(node.child_by_field_name("declarator")).lstrip("*& ") == name
+        if node.type != "call_expression":
+            return False
+        given = [self.file.text(strip_casts(argument)) for argument in arguments(node)]
+        return f"&{name}" in given or (name in given and bool(TAKES.search(self._called(node))))
 
     # --- the edits
 

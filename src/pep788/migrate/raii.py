@@ -84,12 +84,14 @@ class Raii:
         own = (self.file.span(ensure.node), shown_name(constructor))
         if first is not None or any(questions):
             return [self._asked(first, *own), *(self._asked(q, *self._place(u)) for q, u in zip(questions, users))]
-        change = MacroChange({self.file.path: list(self._edits(found, view(self.file.path)))})
+        expression = view(self.file.path)
+        change = MacroChange({self.file.path: list(self._edits(found, expression))})
         note = f"a class that holds a token: its {len(users)} users test it"
-        sites = [Site(*own, Outcome.MIGRATED, notes=(note,), macros=change)]
+        sites = [Site(*own, Outcome.MIGRATED, notes=(note,), view=expression, macros=change)]
         for user, leave in zip(users, leaves):
             notes, changes = tuple(user[1].notes()), tuple(user[1].edits("", leave))
-            sites.append(Site(*self._place(user), Outcome.MIGRATED, notes=notes, edits=changes, macros=change))
+            migrated = Site(*self._place(user), Outcome.MIGRATED, notes=notes, edits=changes, view=expression)
+            sites.append(dataclasses.replace(migrated, macros=change))
         return sites
 
     def _refused(self, reason: str) -> Refused:

@@ -176,7 +176,8 @@ def migrate(
         raise Asked(" And ".join(question.reason for question in questions), *options)
     notes, changes = tuple(site.notes()), tuple(site.edits(binding.space, leave))
     span = function.file.span(event.node)
-    return Site(span, shown_name(function), Outcome.MIGRATED, notes=notes, edits=changes), module
+    view = f"pep788::{binding.space}"
+    return Site(span, shown_name(function), Outcome.MIGRATED, notes=notes, edits=changes, view=view), module
 
 
 def set_up(modules: Iterable[Module], files: Dict[str, CFile], sites: Iterable[Tuple[str, Binding]],
