@@ -215,6 +215,12 @@ def test_accepted(migrator, text, question):
     assert site.outcome.value == "migrated" and b"PyGILState_Ensure" not in after
 
 
+def test_statements_on_failure_tell_the_caller(migrator):
+    (text,) = (case.values[0] for case in ASKED if case.id == "a function of no value tells its caller in another way")
+    site, after = migrator.one(text, toml="[callbacks.f]\nbefore = 'sqlite3_result_error(context, \"too late\", -1);'")
+    assert site.outcome.value == "migrated" and b'result_error(context, "too late", -1);\n        return;\n' in after
+
+
 @pytest.mark.parametrize("text, notes", NOT_ASKED)
 def test_not_asked(migrator, text, notes):
     site, _ = migrator.one(text, toml='[defaults]\nint = "-1"')

@@ -203,8 +203,7 @@ class Group:
             raise self._refused(f"{shown_name(function)} has a decision (before, view) that a macro has no place for")
         site = self._analyse(expanded, function, use)
         asked: List[Asked] = []
-        if not decision.accept:
-            pair.or_ask(site.ask_what_is_left_out, asked)
+        site.ask_of_failure(decision, asked)
         leave = pair.or_ask(lambda: pair.leave_statements(function, decision, self.decisions), asked)
         question = None
         if asked:

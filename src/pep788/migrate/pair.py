@@ -72,8 +72,7 @@ def migrate(
     pair = kind(project, function, ensure)
     pair.refuse_unseen(twins)
     questions: List[Asked] = []
-    if not decision.accept:
-        or_ask(pair.ask_what_is_left_out, questions)
+    pair.ask_of_failure(decision, questions)
     leave = or_ask(lambda: leave_statements(function, decision, decisions), questions)
     expression = decision.view or or_ask(view, questions)
     if questions or leave is None or expression is None:
@@ -327,6 +326,12 @@ class Pair:
 
     # --- what an early return leaves out
 
+    def ask_of_failure(self, decision: Decision, questions: List[Asked]) -> None:
+        if not decision.accept:
+            or_ask(self.ask_what_is_left_out, questions)
+        if not decision.accept and not decision.before:
+            or_ask(self.ask_how_it_tells, questions)
+
     def ask_what_is_left_out(self) -> None:
         before = self._is_begun()
         if before is not None:
@@ -338,8 +343,6 @@ class Pair:
         for node, name in self._calls(self.statement.end_byte):
             if ENDS.search(name) and not FREES.search(name):
                 self._ask(node, "would not be done on failure; may it be left out?")
-            if self.function.return_type == "void" and TELLS.search(name) and self._is_given_a_parameter(node):
-                self._ask(node, "may be how the caller is told, and would not be done on failure; may it be left out?")
         if self.function.is_destructor:
             for node, _ in self._calls(self.statement.end_byte):
                 self._ask(node, "would not be done by this destructor on failure; may it be left out?")
@@ -399,6 +402,12 @@ class Pair:
             name = self._called(node) if node.type == "call_expression" else "delete"
             if name and not _OF_PYTHON.match(name):
                 yield node, name
+
+    def ask_how_it_tells(self) -> None:
+        """Of a function without a value: its caller may take silence for success. A `before` answers that, too."""
+        for node, name in self._calls(self.statement.end_byte) if self.function.return_type == "void" else ():
+            if TELLS.search(name) and self._is_given_a_parameter(node):
+                self._ask(node, "may be how the caller is told, and would not be done on failure; may it be left out?")
 
     def _is_given_a_parameter(self, call: Node) -> bool:
         return any(self.file.text(strip_casts(node)) in self.function.parameters for node in arguments(call))

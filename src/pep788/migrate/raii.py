@@ -233,8 +233,7 @@ class Raii:
         if function.is_constructor:
             raise self._refused(f"it is used in a constructor, in line {function.file.span(use.statement).line}")
         questions: List[Asked] = []
-        if not decision.accept:
-            pair.or_ask(use.ask_what_is_left_out, questions)
+        use.ask_of_failure(decision, questions)
         leave = pair.or_ask(lambda: pair.leave_statements(function, decision, self.decisions), questions)
         if not questions:
             return None, leave or []

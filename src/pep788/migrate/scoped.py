@@ -167,8 +167,7 @@ def migrate(
     site = Scoped(project, function, event)
     site.refuse_unseen()
     questions: List[Asked] = []
-    if not decision.accept:
-        pair.or_ask(site.ask_what_is_left_out, questions)
+    site.ask_of_failure(decision, questions)
     leave = pair.or_ask(lambda: pair.leave_statements(function, decision, decisions), questions)
     module = pair.or_ask(lambda: bindings.module(binding), questions)
     if questions or leave is None or module is None:
