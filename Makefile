@@ -2,13 +2,13 @@
 #
 #   PYTHON=/path/to/python3   the interpreter at hand (default: python3)
 #   ONLY=3.9,3.15             only these interpreters of the matrix
-#   PATHS="..."               what `make corpus` checks
+#   PATHS="..."               what `make corpus` checks in place of its packages
 #   ARGS="..."                more arguments for the suite or the demo
 
 PYTHON ?= python3
 VENV ?= .venv
 ONLY ?=
-PATHS ?= /usr/include
+PATHS ?=
 ARGS ?=
 
 SOURCES := $(shell find src -type f -not -name '*.pyc' -not -name '*.so' -not -path '*.egg-info/*' 2>/dev/null) \
@@ -18,7 +18,7 @@ STAMPS := build/stamps
 TAG := import sys, sysconfig as s; print("%d.%d.%d-" % sys.version_info[:3] + s.get_config_var("SOABI"))
 MATRIX = $(PYTHON) tools/matrix.py $(if $(ONLY),--only $(ONLY))
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all pyaudio callback stress exits explore sanitize examples bench corpus migrated docs lint clean distclean FORCE
+.PHONY: help demo test test-all pyaudio callback stress exits explore sanitize examples bench corpus docs lint clean distclean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,11 +60,8 @@ examples: $(STAMPS)/checked ## the example projects, built from the wheel on the
 bench: $(STAMPS)/bench ## what it costs, against native 3.15, PyGILState and other libraries: tables and plots
 	@$(VENV)/bin/python bench/bench.py $(if $(ONLY),--interpreters $(ONLY)) $(ARGS)
 
-migrated: $(STAMPS)/check ## real packages through `pep788 migrate`, built and tested before and after
-	$(VENV)/bin/python examples/migrate/corpus.py $(ARGS)
-
-corpus: $(STAMPS)/check ## `pep788 check` over the files in PATHS="...": none may raise; time for 1,000 lines
-	$(VENV)/bin/python tools/corpus.py $(PATHS) $(ARGS)
+corpus: $(STAMPS)/check ## check and migrate on eight real packages, by labels, built and tested; or check on PATHS="..."
+	$(VENV)/bin/python $(if $(PATHS),tools/corpus.py $(PATHS),examples/migrate/packages.py) $(ARGS)
 
 docs: $(STAMPS)/docs ## the documentation as a site: build/docs/html/index.html
 	$(VENV)/bin/sphinx-build -q -E -a -W --keep-going -c docs . build/docs/html $(ARGS)

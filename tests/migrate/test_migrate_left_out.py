@@ -98,7 +98,7 @@ ASKED = [
             PyGILState_Release(state);
         }
         """,
-        "`sqlite3_result_error(context, \"failed\", -1)` in line 8 may be how the caller is told",
+        '`sqlite3_result_error(context, "failed", -1)` in line 8 may be how the caller is told',
         id="a function of no value tells its caller in another way",
     ),
 ]
