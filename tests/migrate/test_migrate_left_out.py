@@ -194,7 +194,8 @@ NOT_ASKED = [
         {
             PyGILState_STATE state = PyGILState_Ensure();
             const char *text = error_text(0);
-            PyErr_SetString(PyExc_ValueError, text);
+            if (event_error(s))
+                PyErr_SetString(PyExc_ValueError, text);
             PyGILState_Release(state);
         }
         """,

@@ -406,7 +406,7 @@ class Pair:
     def ask_how_it_tells(self) -> None:
         """Of a function without a value: its caller may take silence for success. A `before` answers that, too."""
         for node, name in self._calls(self.statement.end_byte) if self.function.return_type == "void" else ():
-            if TELLS.search(name) and self._is_given_a_parameter(node):
+            if TELLS.search(name) and node.parent.type == "expression_statement" and self._is_given_a_parameter(node):
                 self._ask(node, "may be how the caller is told, and would not be done on failure; may it be left out?")
 
     def _is_given_a_parameter(self, call: Node) -> bool:
