@@ -3,7 +3,8 @@
     make corpus PATHS=/usr/include
     make corpus PATHS="SDIST... FOLDER..." ARGS="--files 10000"
 
-Sdists that are labelled in field.json are compared with their labels, too (field.py).
+Sdists that are labelled in field.json are compared with their labels, too (field.py).  Without PATHS `make corpus`
+runs examples/migrate/packages.py.
 
 Every file is parsed, generated ones and those without a word of interest included, which takes longer than a check
 does; seconds are processor time.  Ends with "N passed, N failed": a file that raises an exception, or takes longer than
