@@ -347,6 +347,12 @@ class Pair:
             for node, _ in self._calls(self.statement.end_byte):
                 self._ask(node, "would not be done by this destructor on failure; may it be left out?")
 
+    def ask_how_it_tells(self) -> None:
+        """Of a function without a value: its caller may take silence for success. A `before` answers that, too."""
+        for node, name in self._calls(self.statement.end_byte) if self.function.return_type == "void" else ():
+            if TELLS.search(name) and node.parent.type == "expression_statement" and self._is_given_a_parameter(node):
+                self._ask(node, "may be how the caller is told, and would not be done on failure; may it be left out?")
+
     def _ask(self, node: Node, question: str) -> None:
         text = " ".join(self.file.text(node).split())
         text = text if len(text) <= 50 else text[:47] + "..."
@@ -402,12 +408,6 @@ class Pair:
             name = self._called(node) if node.type == "call_expression" else "delete"
             if name and not _OF_PYTHON.match(name):
                 yield node, name
-
-    def ask_how_it_tells(self) -> None:
-        """Of a function without a value: its caller may take silence for success. A `before` answers that, too."""
-        for node, name in self._calls(self.statement.end_byte) if self.function.return_type == "void" else ():
-            if TELLS.search(name) and node.parent.type == "expression_statement" and self._is_given_a_parameter(node):
-                self._ask(node, "may be how the caller is told, and would not be done on failure; may it be left out?")
 
     def _is_given_a_parameter(self, call: Node) -> bool:
         return any(self.file.text(strip_casts(node)) in self.function.parameters for node in arguments(call))
