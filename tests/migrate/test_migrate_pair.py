@@ -339,3 +339,10 @@ void f(void)
     outer, inner = report.sites
     assert outer.outcome.value == "migrated"
     assert (inner.outcome.value, "is held when" in inner.reason) == ("skipped", True)
+
+
+def test_a_class_inside_with_a_constructor(migrator):
+    """A declaration without a type; found in abseil-cpp."""
+    text = "void f()\n{\n    struct Local { Local(); explicit Local(int number); };\n    PyGILState_STATE s = PyGILState_Ensure();\n    g(Local(1));\n    PyGILState_Release(s);\n}\n"
+    site, after = migrator.one(text, name="x.cpp")
+    assert site.outcome.value == "migrated" and b"PyThreadState_Release(s);" in after

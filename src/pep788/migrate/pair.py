@@ -259,7 +259,8 @@ class Pair:
         """The names in `PyGILState_STATE name;` and `PyGILState_STATE name = ...;`, each declared alone."""
         found: List[Node] = []
         for node in walk(self.function.body):
-            if node.type != "declaration" or self.file.text(node.child_by_field_name("type")) not in self._types:
+            kind = node.child_by_field_name("type") if node.type == "declaration" else None
+            if kind is None or self.file.text(kind) not in self._types:
                 continue
             declarators = node.children_by_field_name("declarator")
             names = [d.child_by_field_name("declarator") if d.type == "init_declarator" else d for d in declarators]
