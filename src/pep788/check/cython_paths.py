@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import re
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from . import names
 from .ctree import START_ROUTINES, CFile, Node, TooDeep, kind_of
@@ -115,20 +115,21 @@ def _kind(node: Any) -> str:
     return type(node).__name__
 
 
-def _children(node: Any) -> Iterator[Any]:
-    for name in node.child_attrs or ():
+def children(node: Any, attributes: Optional[Sequence[str]] = None) -> Iterator[Any]:
+    """The nodes right below: all, or those of some attributes."""
+    for name in node.child_attrs or () if attributes is None else attributes:
         child = getattr(node, name, None)
         yield from (one for one in (child if isinstance(child, list) else [child]) if hasattr(one, "child_attrs"))
 
 
 def _in_function(node: Any) -> Iterator[Any]:
     """The nodes of a function, not those of functions inside it."""
-    stack = list(_children(node))
+    stack = list(children(node))
     while stack:
         current = stack.pop()
         yield current
         if _kind(current) not in _OWN_SCOPE:
-            stack.extend(_children(current))
+            stack.extend(children(current))
 
 
 @dataclasses.dataclass
@@ -308,7 +309,7 @@ class _Writer:
         self._finally = waiting
 
     def _do_RaiseStatNode(self, node: Any) -> None:
-        for each in _children(node):
+        for each in children(node):
             self._generic(each)
             self.write(";\n")
         self.mark(node, "raise")
@@ -445,10 +446,7 @@ class _Writer:
         if only is None and not node.child_attrs:
             self.expression_or_nothing(node)
         else:
-            names_of = only if only is not None else node.child_attrs
-            children = [getattr(node, name, None) for name in names_of]
-            flat = [one for each in children for one in (each if isinstance(each, list) else [each])]
-            for number, child in enumerate(one for one in flat if hasattr(one, "child_attrs")):
+            for number, child in enumerate(children(node, only)):
                 self.write(", " if number else "")
                 self.expression(child)
         self.write(")")

@@ -15,7 +15,17 @@ from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from . import names
 from .ctree import _line_starts, kind_of, span_of
-from .cython_paths import Body, CythonPaths, Declared, cython_gil, declarations, name_declarator, translate, written
+from .cython_paths import (
+    Body,
+    CythonPaths,
+    Declared,
+    children,
+    cython_gil,
+    declarations,
+    name_declarator,
+    translate,
+    written,
+)
 from .model import Span
 
 
@@ -211,10 +221,7 @@ def _below(node: Any) -> Iterator[Any]:
     while stack:
         current = stack.pop()
         yield current
-        for name in reversed(current.child_attrs or ()):
-            child = getattr(current, name, None)
-            children = child if isinstance(child, list) else [child]
-            stack.extend(one for one in reversed(children) if hasattr(one, "child_attrs"))
+        stack.extend(reversed(list(children(current))))
 
 
 def _aliases(tree: Any) -> Iterator[Tuple[str, str]]:
@@ -325,12 +332,8 @@ def _visit(tree: Any, file: CythonFile) -> List[Body]:
             bodies.append(inner.body)
             if type(node).__name__ != "LambdaNode":
                 found.append(Body(node, inner.function, not inner.nogil, inner.takes_gil, _parameters(node)))
-        for name in reversed(node.child_attrs or ()):
-            if _is_target(node, name):
-                continue
-            child = getattr(node, name, None)
-            children = child if isinstance(child, list) else [child]
-            stack.extend((one, inner) for one in reversed(children) if hasattr(one, "child_attrs"))
+        visited = [name for name in node.child_attrs or () if not _is_target(node, name)]
+        stack.extend((one, inner) for one in reversed(list(children(node, visited))))
     for body in bodies:
         _finish(body, file)
     return found
