@@ -7,10 +7,11 @@ import os
 import pathlib
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
+
+from .._processes import kill_session
 
 HERE = pathlib.Path(__file__).resolve().parent
 PROGRAMS = HERE / "programs"
@@ -135,9 +136,7 @@ def _compile(command: list[str], target: pathlib.Path) -> str | None:
     try:
         output, _ = process.communicate()
     except BaseException:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)  # the driver alone would leave the passes it started
-            process.wait()
+        kill_session(process)  # the driver alone would leave the passes it started
         raise
     if process.returncode == 0:
         return None
